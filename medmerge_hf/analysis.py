@@ -1,0 +1,71 @@
+"""Kernel weights as a table and as figures a stage of the network."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .blending import KernelWeights
+
+
+def network_stage(name: str) -> str:
+    """The stage of the network that a tensor belongs to: its name up to the first numbered part.
+
+    Example:
+        >>> network_stage("layer3.0.conv1.weight"), network_stage("encoder.stages.1.layers.0.weight")
+        ('layer3', 'encoder.stages.1')
+    """
+    parts = name.split(".")
+    for count, part in enumerate(parts, start=1):
+        if part[-1:].isdigit():
+            return ".".join(parts[:count])
+    return parts[0]
+
+
+def kernel_table(layout: KernelWeights, parameter: Tensor, sources: Sequence[str]) -> Any:
+    """One row a kernel and source.
+
+    Args:
+        layout: names and kernel shapes.
+        parameter: `[S - 1, number of kernels]`.
+        sources: their names, anchor first.
+
+    Returns:
+        A `pandas.DataFrame` with columns `tensor`, `kernel`, `source`, `weight`.
+    """
+    import pandas as pd
+
+    frames = []
+    for name, weight in layout.split(parameter).items():
+        weight = weight.reshape(len(weight), -1)
+        rows = torch.cat([1 - weight.sum(dim=0, keepdim=True), weight])
+        kernels = range(rows.shape[1])
+        columns = {"tensor": name, "kernel": list(kernels) * len(rows)}
+        columns["source"] = [source for source in sources for _ in kernels]
+        frames.append(pd.DataFrame({**columns, "weight": rows.flatten().numpy()}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def stage_statistics(layout: KernelWeights, parameter: Tensor) -> dict[str, float]:
+    """Mean and standard deviation of the other sources' weights, by stage of the network.
+
+    Args:
+        layout: names and kernel shapes.
+        parameter: `[S - 1, number of kernels]`.
+
+    Returns:
+        `kernel_weight/<stage>/mean` and `.../std`; with more than one other source `kernel_weight/<stage>/<source>/...`.
+    """
+    stages: dict[str, list[Tensor]] = defaultdict(list)
+    for name, weight in layout.split(parameter).items():
+        stages[network_stage(name)].append(weight.reshape(len(weight), -1))
+    figures = {}
+    for stage, parts in stages.items():
+        for index, weights in enumerate(torch.cat(parts, dim=1), start=1):
+            key = f"kernel_weight/{stage}" + (f"/{index}" if parts[0].shape[0] > 1 else "")
+            figures[f"{key}/mean"] = weights.mean().item()
+            figures[f"{key}/std"] = 0.0 if math.prod(weights.shape) < 2 else weights.std().item()
+    return figures

@@ -1,0 +1,58 @@
+"""What a user would do instead of a merge, through the same classes and with the same budget."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from .configuration_medmerge import MedMergeConfig
+from .modeling_medmerge import MedMergeModel
+from .networks import backbone_parameters, harmonise_onto, load_backbone, target_labels
+from .sources import SourceReference, load_source
+
+
+def single_source_model(
+    source: "str | SourceReference | nn.Module",
+    *,
+    num_labels: int | None = None,
+    id2label: Mapping[int, str] | None = None,
+    architecture: str | None = None,
+    image_size: int | None = None,
+) -> MedMergeModel:
+    """One source with a new head: the start of fine-tuning, or of LP-FT (Kumar et al., arXiv 2202.10054).
+
+    Args:
+        source: as in [`MedMergeModel.from_sources`].
+        num_labels: classes of the target task.
+        id2label: names of the classes.
+        architecture: timm name of the network, needed for a weights file or a bare module.
+        image_size: pixels; by default the source's own.
+
+    Returns:
+        A model in the collapsed state, without merge state.
+
+    Example:
+        >>> import timm
+        >>> model = single_source_model(timm.create_model("test_resnet"), num_labels=2)
+        >>> model.merging
+        False
+    """
+    loaded = load_source(source, architecture)
+    config = MedMergeConfig(**target_labels(num_labels, id2label))
+    model = MedMergeModel.from_anchor(loaded, config, image_size)
+    load_backbone(model.network, harmonise_onto(model.network, loaded.tensors, loaded.reference.id, anchor=True))
+    return model
+
+
+def freeze_backbone(model: MedMergeModel, frozen: bool = True) -> MedMergeModel:
+    """Let the head alone learn (linear probing), or everything again.
+
+    Args:
+        model: a collapsed model.
+        frozen: whether the backbone is held.
+
+    Returns:
+        The model itself.
+    """
+    for parameter in backbone_parameters(model.network).values():
+        parameter.requires_grad_(not frozen)
+    return model

@@ -1,0 +1,56 @@
+"""Configuration of a [`MedMergeModel`]."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .blending import CONSTRAINTS, GRANULARITIES, Constraint, Granularity
+from .errors import SettingsError
+
+
+class MedMergeConfig(PreTrainedConfig):
+    """What a merge is made of. Saved beside every export as `merge_config.json`.
+
+    Args:
+        sources: one dict a source, the anchor first: the fields of [`SourceReference`].
+        network: the plain transformers config of the merged network (`timm_wrapper` for timm networks), as a dict.
+        granularity: what shares one weight: `model`, `layer` (one tensor), `filter` (an output filter, row, channel or
+            bias entry), `kernel` (an (out, in) pair) or `element`.
+        constraint: `complementary` (unbounded weights, the anchor gets `1 - sum`) or `convex` (softmax over sources).
+        init: weight of every other source at the start; 0 is the anchor.
+        kwargs: of `PreTrainedConfig`: `num_labels`, `id2label`, `problem_type`, ...
+
+    Raises:
+        SettingsError: an unknown granularity or constraint, or an `init` outside [0, 1].
+
+    Example:
+        >>> MedMergeConfig(granularity="layer", num_labels=4).granularity
+        'layer'
+    """
+
+    model_type = "medmerge"
+
+    def __init__(
+        self,
+        sources: list[dict[str, Any]] | None = None,
+        network: dict[str, Any] | None = None,
+        granularity: Granularity = "filter",
+        constraint: Constraint = "complementary",
+        init: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        if granularity not in GRANULARITIES:
+            raise SettingsError(f"granularity={granularity!r} is not one of {', '.join(GRANULARITIES)}.")
+        if constraint not in CONSTRAINTS:
+            raise SettingsError(f"constraint={constraint!r} is not one of {', '.join(CONSTRAINTS)}.")
+        if not 0 <= init <= 1:
+            raise SettingsError(f"init={init} is the starting weight of every other source: between 0 (anchor) and 1.")
+        self.sources = sources or []
+        self.network = network or {}
+        self.granularity = granularity
+        self.constraint = constraint
+        self.init = float(init)
+        super().__init__(**kwargs)
+
+
+__all__ = ["MedMergeConfig"]

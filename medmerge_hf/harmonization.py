@@ -1,0 +1,170 @@
+"""A source's state dict, brought under the anchor's names and checked tensor by tensor."""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from .errors import ArchitectureMismatchError, CorruptSourceError, NonFiniteSourceError
+
+
+logger = logging.getLogger(__name__)
+
+# First name of what sits on top of a backbone, in the libraries that checkpoints come from.
+HEADS = frozenset(
+    "aux_classifier classifier classif fc head head_dist heads last_linear linear logits lm_head pooler projection".split()
+)
+
+
+def find_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
+    """The wrapper prefix (`module.`, `model.backbone.`, ...) under which most wanted names are found.
+
+    Args:
+        names: names of a checkpoint.
+        wanted: names of the anchor's backbone.
+
+    Returns:
+        The prefix with its dot, or an empty string.
+
+    Raises:
+        ArchitectureMismatchError: two prefixes hold the same number of wanted names (a student and its average, say).
+
+    Example:
+        >>> find_prefix(["module.conv1.weight", "module.fc.weight"], ["conv1.weight"])
+        'module.'
+    """
+    wanted = set(wanted)
+    votes: Counter[str] = Counter()
+    for name in names:
+        parts = name.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in wanted:
+                votes[".".join([*parts[:start], ""]) if start else ""] += 1
+    if not votes:
+        return ""
+    (best, count), *others = votes.most_common(2)
+    if others and others[0][1] == count:
+        raise ArchitectureMismatchError(
+            f"The names fit under both {best!r} and {others[0][0]!r} ({count} tensors each). Save the network that you "
+            "want as a file of its own."
+        )
+    return best
+
+
+def _several(names: Iterable[str], shown: int = 4) -> str:
+    names = sorted(names)
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def _check_names(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, architecture: str) -> None:
+    missing = wanted.keys() - found.keys()
+    if missing:
+        raise ArchitectureMismatchError(
+            f"Source {source!r} is not the anchor's architecture {architecture}: {len(missing)} of {len(wanted)} "
+            f"tensors are missing ({_several(missing)}). It holds {_several(found)}. Merge checkpoints of one "
+            "architecture, under its names."
+        )
+    shapes = [
+        f"{name} is {list(found[name].shape)}, the anchor's {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if found[name].shape != tensor.shape
+    ]
+    if shapes:
+        raise ArchitectureMismatchError(
+            f"Source {source!r} has other shapes than the anchor ({architecture}): {_several(shapes, 2)}. "
+            "Only networks of the same architecture and width can be merged."
+        )
+
+
+def _check_rest(rest: Iterable[str], known: Iterable[str], head: Iterable[str], source: str, architecture: str) -> None:
+    """Refuse what is left over, unless it is a head or a buffer: it would be another, larger network."""
+    heads = HEADS | {name.split(".")[0] for name in head}
+    tops = {name.split(".")[0] for name in known} - heads
+    head = tuple(f"{name}." for name in head)
+    extra = [
+        name for name in rest if not name.startswith(head) and (name.split(".")[0] in tops or name[: name.find(".")] not in heads)
+    ]
+    if extra:
+        raise ArchitectureMismatchError(
+            f"Source {source!r} holds {len(extra)} tensors that the anchor's architecture {architecture} does not have "
+            f"({_several(extra)}). It is another network; nothing of it is dropped silently."
+        )
+
+
+def _check_values(tensors: Mapping[str, Tensor], source: str) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise CorruptSourceError(
+                f"Source {source!r} stores {name} as {tensor.dtype}: quantised or integer weights cannot be blended. "
+                "Convert it to floating point first."
+            )
+        bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+        if bad:
+            raise NonFiniteSourceError(
+                f"Source {source!r} holds {bad} NaN or infinite values in {name} (of {tensor.numel()}). "
+                "Take another checkpoint of that training: this one has diverged."
+            )
+
+
+def harmonise(
+    raw: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    *,
+    optional: Iterable[str] = (),
+    head: Iterable[str] = (),
+    source: str = "source",
+    architecture: str = "the anchor",
+) -> dict[str, Tensor]:
+    """Pick the wanted tensors out of a checkpoint.
+
+    Args:
+        raw: the checkpoint, under its own names.
+        wanted: name -> tensor of the anchor's backbone (only the shapes are read).
+        optional: names that may be absent and are returned where present (buffers).
+        head: module names of the anchor's classification head; what lies below them is dropped.
+        source: how errors and logs call this source.
+        architecture: how errors call the anchor's architecture.
+
+    Returns:
+        The wanted tensors (floating point ones as float32) and those of `optional` that were found.
+
+    Raises:
+        ArchitectureMismatchError: a tensor is missing, left over or of another shape.
+        CorruptSourceError: a wanted tensor is not floating point.
+        NonFiniteSourceError: a wanted tensor holds NaN or infinity.
+    """
+    prefix = find_prefix(raw, wanted)
+    inside = {name[len(prefix) :]: tensor for name, tensor in raw.items() if name.startswith(prefix)}
+    _check_names(inside, wanted, source, architecture)
+    optional = set(optional)
+    rest = inside.keys() - wanted.keys() - optional
+    _check_rest([n for n in rest if not n.endswith("num_batches_tracked")], wanted, head, source, architecture)
+    tensors = {name: inside[name] for name in wanted}
+    _check_values(tensors, source)
+    dropped = [*rest, *(name for name in raw if not name.startswith(prefix))]
+    logger.info(
+        "Source %s: %d tensors matched%s%s.",
+        source,
+        len(tensors),
+        f", prefix {prefix!r} removed" if prefix else "",
+        f", dropped {_several(dropped)} (not part of the backbone)" if dropped else "",
+    )
+    found = {name: tensor.detach().to(torch.float32) for name, tensor in tensors.items()}
+    return found | {name: inside[name].detach() for name in optional & inside.keys()}
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names and values, in the order of the names: two equal state dicts have the same.
+
+    Example:
+        >>> fingerprint({"weight": torch.zeros(2)})[:8]
+        '4c5baa91'
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()

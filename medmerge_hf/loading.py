@@ -1,0 +1,110 @@
+"""From a saved folder or Hub repository back to a [`MedMergeModel`]."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .configuration_medmerge import MedMergeConfig
+from .errors import CorruptSourceError, SourceError, SourceNotFoundError, StateError
+from .export import MERGE_CONFIG, MERGE_STATE
+from .sources import SourceReference, load_source
+
+
+if TYPE_CHECKING:
+    from .modeling_medmerge import MedMergeModel
+
+
+WEIGHTS = "model.safetensors"
+
+
+def load_merged(
+    cls: "type[MedMergeModel]",
+    name: str,
+    merging: bool,
+    sources: Sequence["str | SourceReference | nn.Module"] | None,
+    **hub: Any,
+) -> "MedMergeModel":
+    """What [`MedMergeModel.from_pretrained`] does; arguments as there."""
+    folder = find_folder(name, **hub)
+    kind = _read_json(folder / "config.json").get("model_type")
+    if kind == MedMergeConfig.model_type:
+        config = MedMergeConfig.from_json_file(folder / "config.json")
+        return _load_merging(cls, config, load_file(folder / WEIGHTS), folder, sources)
+    if not (folder / MERGE_CONFIG).is_file():
+        raise StateError(
+            f"{name!r} holds no {MERGE_CONFIG}: it was not exported by medmerge_hf. Load it with "
+            "AutoModelForImageClassification, or name it as a source."
+        )
+    config = MedMergeConfig.from_json_file(folder / MERGE_CONFIG)
+    if not merging:
+        return _load_collapsed(cls, config, folder)
+    try:
+        return _load_merging(cls, config, load_file(folder / MERGE_STATE), folder, sources)
+    except SourceError as error:
+        raise type(error)(f"{error} The collapsed model itself still loads: from_pretrained({name!r}).") from error
+
+
+def find_folder(name: str, **hub: Any) -> Path:
+    """A local folder as it is, a Hub repository's configs and weights downloaded."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name.startswith((".", "/", "~")):
+        raise SourceNotFoundError(f"{name!r}: no such folder (looked at {folder.absolute()}).")
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], **hub))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CorruptSourceError(f"{file} cannot be read as JSON ({error}).") from error
+
+
+def _load_collapsed(cls: "type[MedMergeModel]", config: MedMergeConfig, folder: Path) -> "MedMergeModel":
+    from transformers import AutoModelForImageClassification
+
+    model = cls(config)
+    network, info = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
+    if info["missing_keys"] or info["unexpected_keys"]:
+        wrong = sorted([*info["missing_keys"], *info["unexpected_keys"]])
+        raise CorruptSourceError(f"{folder}: its weights do not fit its config ({wrong[0]} first).")
+    model.network = network
+    model.merge_state = load_file(folder / MERGE_STATE)
+    _read_processor(model, folder)
+    return model.eval()
+
+
+def _load_merging(
+    cls: "type[MedMergeModel]",
+    config: MedMergeConfig,
+    state: Mapping[str, Tensor],
+    folder: Path,
+    sources: Sequence["str | SourceReference | nn.Module"] | None,
+) -> "MedMergeModel":
+    known = [SourceReference(**source) for source in config.sources]
+    if sources is not None and len(sources) != len(known):
+        raise StateError(f"sources names {len(sources)}, the merge was made of {len(known)}: {[s.id for s in known]}.")
+    model = cls(config)
+    wanted = zip(sources or known, known, strict=True)
+    model.attach([load_source(source, reference.architecture) for source, reference in wanted])
+    result = model.load_state_dict(state, strict=False)
+    wrong = sorted({*result.unexpected_keys, *(set(result.missing_keys) - set(model._frozen_names()))})
+    if wrong:
+        raise CorruptSourceError(f"{folder}: the merge state does not fit its config ({wrong[0]} first).")
+    _read_processor(model, folder)
+    return model.eval()
+
+
+def _read_processor(model: "MedMergeModel", folder: Path) -> None:
+    """timm's processor follows from the config; a transformers one lies in the folder."""
+    from transformers import AutoImageProcessor
+
+    if model.image_processor is None and (folder / "preprocessor_config.json").is_file():
+        model.image_processor = AutoImageProcessor.from_pretrained(folder)

@@ -1,0 +1,435 @@
+"""[`MedMergeModel`]: several sources while they are merged, one plain network afterwards."""
+
+import copy
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from .analysis import kernel_table, stage_statistics
+from .blending import Constraint, Granularity, KernelWeights, blend
+from .configuration_medmerge import MedMergeConfig
+from .errors import (
+    ChangedSourceError,
+    DuplicateSourceError,
+    SettingsError,
+    StateError,
+    TooFewSourcesError,
+)
+from .export import MERGE_CONFIG, MERGE_STATE, export_network, no_progress_bars, save_merge_state, save_processor, staged_directory
+from .harmonization import fingerprint
+from .networks import (
+    backbone_parameters,
+    backbone_prefix,
+    build_network,
+    harmonise_onto,
+    load_backbone,
+    network_config,
+    target_labels,
+)
+from .normalization import recalibrate_batch_norm
+from .sources import LoadedSource, SourceReference, load_source
+from .transforms import default_processor, resize_processor, resize_timm_config, timm_processor
+
+
+KERNEL_WEIGHTS = "merge.source_bias"
+
+
+class MedMergeModel(PreTrainedModel):
+    """An image classifier merged from several sources (MedMerge, arXiv 2403.11646).
+
+    It is in one of two states. **Merging**: the sources are frozen and attached; one weight a kernel and source, and the
+    new head, learn. **Collapsed**: one plain backbone, everything learns. [`collapse`] takes it from the first to the
+    second. Make one with [`from_sources`] or [`from_pretrained`].
+
+    Args:
+        config: the configuration. The constructor alone gives a collapsed network with random weights.
+
+    Attributes:
+        network: the plain timm-wrapper or transformers classifier. While merging it holds the anchor.
+        merge: the kernel weights and differences, or `None` once collapsed.
+        merge_state: once collapsed, kernel weights, head and statistics as the merge stage ended.
+        image_processor: of the anchor, exported with the model.
+    """
+
+    config: MedMergeConfig
+    config_class = MedMergeConfig
+    base_model_prefix = "network"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    model_tags = ["medmerge", "merge"]  # noqa: RUF012  (transformers' own form)
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: MedMergeConfig) -> None:
+        super().__init__(config)
+        labels = {"num_labels": config.num_labels, "id2label": config.id2label, "label2id": config.label2id}
+        plain = network_config(config.network, **labels, problem_type=config.problem_type)
+        self.network = build_network(plain)
+        self.merge: KernelWeights | None = None
+        self.merge_state: dict[str, Tensor] = {}
+        self.image_processor: Any = timm_processor(plain) if plain.model_type == "timm_wrapper" else None
+        self.post_init()
+
+    # Making one
+
+    @classmethod
+    def from_sources(
+        cls,
+        sources: Sequence["str | SourceReference | nn.Module"],
+        *,
+        num_labels: int | None = None,
+        id2label: Mapping[int, str] | None = None,
+        problem_type: str | None = None,
+        architecture: str | None = None,
+        image_size: int | None = None,
+        granularity: Granularity = "filter",
+        constraint: Constraint = "complementary",
+        init: float = 0.0,
+    ) -> "MedMergeModel":
+        """Attach sources of one architecture, ready for the merge stage.
+
+        Args:
+            sources: anchor first, then at least one other. Each a timm name or Hub id (`@revision` allowed), a local
+                folder of timm or transformers, a checkpoint file, or an `nn.Module`.
+            num_labels: classes of the target task; read off `id2label` where that is given.
+            id2label: names of the classes.
+            problem_type: as in transformers: `single_label_classification`, `multi_label_classification`, `regression`.
+            architecture: timm name of the network, needed where the anchor is a weights file or a bare module.
+            image_size: pixels; by default the anchor's own.
+            granularity: what shares one weight, see [`MedMergeConfig`].
+            constraint: see [`MedMergeConfig`].
+            init: weight of every other source at the start; 0 is the anchor.
+
+        Returns:
+            A model in the merging state.
+
+        Raises:
+            SourceError: one of its kinds; the message names the source, the tensor and the way out.
+            SettingsError: settings that contradict each other or the data.
+
+        Example:
+            >>> import timm
+            >>> anchor, other = (timm.create_model("test_resnet") for _ in range(2))
+            >>> model = MedMergeModel.from_sources([anchor, other], num_labels=3)
+            >>> model(torch.zeros(1, 3, 64, 64)).logits.shape
+            torch.Size([1, 3])
+        """
+        if len(sources) < 2:
+            raise TooFewSourcesError(
+                f"from_sources got {len(sources)} source: a merge needs an anchor and at least one other. To fine-tune "
+                "a single checkpoint, load it with AutoModelForImageClassification."
+            )
+        labels = target_labels(num_labels, id2label)
+        settings = {"granularity": granularity, "constraint": constraint, "init": init, "problem_type": problem_type}
+        config = MedMergeConfig(**settings, **labels)
+        anchor = load_source(sources[0], architecture)
+        model = cls.from_anchor(anchor, config, image_size)
+        name = anchor.reference.architecture
+        model.attach([anchor, *(load_source(source, name) for source in sources[1:])])
+        return model
+
+    @classmethod
+    def from_anchor(cls, anchor: LoadedSource, config: MedMergeConfig, image_size: int | None = None) -> "MedMergeModel":
+        """A collapsed model of an anchor's architecture and preprocessing, with fresh weights.
+
+        Args:
+            anchor: a source that says which network it is.
+            config: labels and merge settings; its `network` is filled in.
+            image_size: pixels; by default the anchor's own.
+
+        Returns:
+            The model, for [`attach`] or for weights of its own.
+
+        Raises:
+            SettingsError: the anchor does not say which network it is, or the network cannot take this size.
+        """
+        plain = anchor.network_config
+        if plain is None:
+            raise SettingsError(
+                f"Source {anchor.reference.id!r} does not say which network it is: pass architecture='resnet18' "
+                "(timm's name)."
+            )
+        if image_size is not None and plain["model_type"] == "timm_wrapper":
+            plain = resize_timm_config(plain, image_size)
+        config.network = plain
+        model = cls(config)
+        if model.image_processor is None:
+            processor = anchor.image_processor or default_processor(image_size or 224)
+            model.image_processor = resize_processor(processor, image_size) if image_size else processor
+        return model
+
+    def attach(self, loaded: Sequence[LoadedSource]) -> None:
+        """Enter the merging state: the anchor into the network, every other source's difference beside it, both frozen.
+
+        Args:
+            loaded: the sources, anchor first.
+
+        Raises:
+            SourceError: a source that does not fit the network, is there twice, or is not the one in the config.
+        """
+        names = [source.reference.id for source in loaded]
+        anchor = harmonise_onto(self.network, loaded[0].tensors, names[0], anchor=True)
+        others = [harmonise_onto(self.network, s.tensors, n) for s, n in zip(loaded[1:], names[1:], strict=True)]
+        shapes = {name: p.shape for name, p in backbone_parameters(self.network).items()}
+        self._check_distinct([{name: anchor[name] for name in shapes}, *others], loaded)
+        load_backbone(self.network, anchor)
+        for parameter in backbone_parameters(self.network).values():
+            parameter.requires_grad_(False)
+        self.merge = KernelWeights(shapes, len(loaded), self.config.granularity, self.config.constraint)
+        self.merge.set_sources(anchor, others)
+        self.merge.reset(self.config.init)
+        self.merge.to(self.device)
+        self._keys_to_ignore_on_save = self._frozen_names()
+
+    def _check_distinct(self, tensors: Sequence[Mapping[str, Tensor]], loaded: Sequence[LoadedSource]) -> None:
+        """Refuse the same weights twice, or others than those that the config remembers; remember them."""
+        prints = [fingerprint(source) for source in tensors]
+        references = [source.reference for source in loaded]
+        for index, print_ in enumerate(prints):
+            if print_ in prints[:index]:
+                first = references[prints.index(print_)].id
+                raise DuplicateSourceError(
+                    f"Sources {prints.index(print_)} ({first!r}) and {index} ({references[index].id!r}) hold the same "
+                    "weights. Name each source once."
+                )
+        for known, reference, print_ in zip(self.config.sources, references, prints, strict=False):
+            if known["sha256"] != print_:
+                raise ChangedSourceError(
+                    f"Source {reference.id!r} is not the one that was merged: its weights have sha256 {print_[:12]}..., "
+                    f"the merge was made with {known['sha256'][:12]}.... The collapsed model still loads: merging=False."
+                )
+        self.config.sources = [
+            dataclasses.asdict(dataclasses.replace(r, sha256=p)) for r, p in zip(references, prints, strict=True)
+        ]
+
+    # The two states
+
+    @property
+    def merging(self) -> bool:
+        """Whether sources are attached and kernel weights learn."""
+        return self.merge is not None
+
+    @property
+    def supports_gradient_checkpointing(self) -> bool:  # type: ignore[override]
+        """Only once collapsed: a recomputed forward would not see the merged weights."""
+        return self.merge is None and self.network.supports_gradient_checkpointing
+
+    @supports_gradient_checkpointing.setter
+    def supports_gradient_checkpointing(self, value: bool) -> None:
+        """The network decides."""
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+        self.network._set_gradient_checkpointing(enable, *args, **kwargs)
+
+    def _anchor(self) -> dict[str, Tensor]:
+        return dict(backbone_parameters(self.network))
+
+    def _frozen_names(self) -> list[str]:
+        """State dict names of what comes from the sources and never changes while merging."""
+        if self.merge is None:
+            return []
+        backbone = [f"network.{backbone_prefix(self.network)}{name}" for name in self.merge.names]
+        return backbone + [f"merge.{name}" for name, _ in self.merge.named_parameters() if name != "source_bias"]
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ImageClassifierOutput:
+        """Classify images with the merged weights.
+
+        Args:
+            pixel_values: `[N, C, H, W]`, normalised as the anchor's image processor does.
+            labels: `[N]` classes, `[N, num_labels]` floats for several labels or regression. With them comes a loss.
+            output_hidden_states: also return what each stage of the network computes.
+            return_dict: `False` for a tuple.
+
+        Returns:
+            Loss (with labels) and logits `[N, num_labels]`.
+        """
+        kwargs = {"labels": labels, "output_hidden_states": output_hidden_states, "return_dict": return_dict}
+        if self.merge is None:
+            return self.network(pixel_values, **kwargs)
+        prefix = backbone_prefix(self.network)
+        merged = {prefix + name: tensor for name, tensor in self.merge(self._anchor()).items()}
+        return functional_call(self.network, merged, (pixel_values,), kwargs)
+
+    @torch.no_grad()
+    def collapse(self, batches: Iterable[Any] | None = None) -> "MedMergeModel":
+        """Turn the merge into one plain backbone, in place. Everything learns from here on.
+
+        Args:
+            batches: training batches of the target, to estimate BatchNorm statistics on (see
+                [`recalibrate_batch_norm`]). Without them those of the merge stage stay.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            StateError: it is collapsed already.
+        """
+        if self.merge is None:
+            raise StateError("This model is collapsed already; from_pretrained(..., merging=True) attaches the sources.")
+        self.merge_state = self._small_state(self.state_dict())
+        merged = self.merge(self._anchor())
+        for name, parameter in backbone_parameters(self.network).items():
+            parameter.copy_(merged[name])
+            parameter.requires_grad_(True)
+        self.merge = None
+        self._keys_to_ignore_on_save = None
+        if batches is not None:
+            recalibrate_batch_norm(self.network, batches)
+        return self
+
+    def plain_model(self) -> Any:
+        """The ordinary classifier: a timm-wrapper (`.timm_model` is the timm network) or transformers model.
+
+        Returns:
+            Once collapsed the network itself; while merging a copy with the weights of now.
+        """
+        return self.network if self.merge is None else self._plain_copy(self.state_dict())
+
+    @torch.no_grad()
+    def _plain_copy(self, state_dict: Mapping[str, Tensor]) -> Any:
+        """A copy of the network on the CPU with the merge of a given state dict (gathered by a trainer, perhaps)."""
+        tensors = {name.removeprefix("network."): t for name, t in state_dict.items() if name.startswith("network.")}
+        if self.merge is not None:
+            prefix = backbone_prefix(self.network)
+            for index, (name, weight) in enumerate(self.merge.split(state_dict[KERNEL_WEIGHTS].cpu()).items()):
+                stack = [state_dict[f"merge.differences.{source}.{index}"].cpu() for source in range(len(weight))]
+                tensors[prefix + name] = blend(tensors[prefix + name].cpu(), weight, stack)
+        network = copy.deepcopy(self.network).cpu().requires_grad_(True)
+        network.load_state_dict(tensors)
+        return network
+
+    # Saving and loading
+
+    def _small_state(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a merge cannot take from its sources again: kernel weights, head, buffers."""
+        frozen = set(self._frozen_names())
+        return {name: t.detach().cpu().clone() for name, t in state_dict.items() if name not in frozen}
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        collapse: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Write the plain model: `AutoModelForImageClassification`, `pipeline` and timm's `local-dir:` read the folder.
+
+        Beside it stand `merge_config.json` and `merge_state.safetensors` (kernel weights, head and statistics as the
+        merge stage ended). The folder is written elsewhere, read back, compared and then moved into place.
+
+        Args:
+            save_directory: the folder.
+            is_main_process: `False` writes nothing.
+            state_dict: instead of the model's own.
+            collapse: `False` writes the small form to train on instead: kernel weights, head and statistics without the
+                sources. [`MedMergeTrainer`] does so in its `checkpoint-*` folders.
+            kwargs: of `PreTrainedModel.save_pretrained`, e.g. `max_shard_size`.
+
+        Raises:
+            ExportError: what was written does not read back as it is in memory.
+            StateError: `collapse=False` of a collapsed model.
+        """
+        if not is_main_process:
+            return
+        state_dict = self.state_dict() if state_dict is None else state_dict
+        if not collapse:
+            if self.merge is None:
+                raise StateError("This model is collapsed: it has only the plain form. Save it with collapse=True.")
+            with no_progress_bars():
+                super().save_pretrained(save_directory, state_dict=self._small_state(state_dict), **kwargs)
+                save_processor(self.image_processor, Path(save_directory))
+            return
+        with staged_directory(save_directory) as folder:
+            export_network(self._plain_copy(state_dict), self.image_processor, folder, **kwargs)
+            if small := self._small_state(state_dict) if self.merge is not None else self.merge_state:
+                save_merge_state(small, folder)
+                self.config.to_json_file(folder / MERGE_CONFIG)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As `nn.Module.load_state_dict`; once collapsed, also from the tensors of an export.
+
+        Raises:
+            StateError: tensors of an export, while merging. They hold no kernel weights: a plain `Trainer` cannot
+                resume a merge or go back to its best weights. [`MedMergeTrainer`] can.
+        """
+        if any(name.startswith("network.") for name in state_dict):
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        if self.merge is not None:
+            raise StateError(
+                "These are the tensors of a collapsed export, without kernel weights. To resume a merge or load its best "
+                "checkpoint, train with MedMergeTrainer; it writes checkpoints that hold them."
+            )
+        return self.network.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        merging: bool = False,
+        sources: Sequence["str | SourceReference | nn.Module"] | None = None,
+        **kwargs: Any,
+    ) -> "MedMergeModel":
+        """Load an export, or a checkpoint of the merge stage.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a Hub id.
+            merging: attach the sources again, as the merge stage ended. A checkpoint of the merge stage always does.
+            sources: where the sources are now, if not where the config says; they must hold the same weights.
+            kwargs: of `hf_hub_download`: `revision`, `token`, `cache_dir`, `local_files_only`, ...
+
+        Returns:
+            The model, in eval mode.
+
+        Raises:
+            SourceError: a source that has vanished or changed; its message names it.
+            StateError: an export without merge state.
+        """
+        from .loading import load_merged
+
+        return load_merged(cls, str(pretrained_model_name_or_path), merging, sources, **kwargs)
+
+    # Looking at it
+
+    def _kernels(self) -> tuple[KernelWeights, Tensor]:
+        if self.merge is not None:
+            return self.merge, self.merge.source_bias.detach()
+        if not self.merge_state:
+            raise StateError("This model has no kernel weights: it was not made by a merge.")
+        shapes = {name: p.shape for name, p in backbone_parameters(self.network).items()}
+        with torch.device("meta"):
+            layout = KernelWeights(shapes, len(self.config.sources), self.config.granularity, self.config.constraint)
+        return layout, self.merge_state[KERNEL_WEIGHTS]
+
+    def kernel_weights(self) -> Any:
+        """The weights of all sources, in either state.
+
+        Returns:
+            A `pandas.DataFrame` with columns `tensor`, `kernel` (index, row-major over the kernels of the tensor),
+            `source` and `weight`. Over the sources the weights of a kernel sum to 1.
+        """
+        layout, parameter = self._kernels()
+        return kernel_table(layout, parameter.cpu(), [source["id"] for source in self.config.sources])
+
+    def kernel_weight_statistics(self) -> dict[str, float]:
+        """Mean and standard deviation of the other sources' weights by stage of the network, for logs."""
+        layout, parameter = self._kernels()
+        return stage_statistics(layout, parameter)
+
+
+__all__ = ["MedMergeModel"]

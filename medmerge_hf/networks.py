@@ -1,0 +1,137 @@
+"""The ordinary timm / transformers networks that a merge starts from and ends as."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from .errors import SettingsError
+from .harmonization import harmonise
+
+
+# What belongs to the labels of a source, not to the network.
+LABEL_KEYS = ("architectures", "id2label", "label2id", "label_names", "num_classes", "num_labels", "problem_type")
+
+
+def network_config(values: Mapping[str, Any], **labels: Any) -> Any:
+    """A plain transformers config with the labels of the target.
+
+    Args:
+        values: a config as a dict, with its `model_type`.
+        labels: `num_labels`, `id2label`, `label2id`, `problem_type` of the target task; `None` is left out.
+
+    Returns:
+        A `PreTrainedConfig` of that model type.
+    """
+    from transformers import CONFIG_MAPPING
+
+    kind = values.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise SettingsError(f"transformers knows no model type {kind!r}: the anchor must be a timm or transformers network.")
+    kept = {key: value for key, value in values.items() if key not in LABEL_KEYS}
+    return CONFIG_MAPPING[kind].from_dict(kept, **{key: value for key, value in labels.items() if value is not None})
+
+
+def build_network(config: Any) -> Any:
+    """A plain image classifier of this config, with fresh weights.
+
+    Raises:
+        SettingsError: transformers has no image classifier for it.
+    """
+    from transformers import AutoModelForImageClassification
+
+    try:
+        return AutoModelForImageClassification.from_config(config)
+    except ValueError as error:
+        raise SettingsError(f"transformers has no image classifier for {config.model_type!r} ({error}).") from error
+
+
+def architecture_name(network: Any) -> str:
+    """How a user calls the architecture: timm's name, or the class of a transformers network."""
+    return getattr(network.config, "architecture", None) or type(network).__name__
+
+
+def backbone_prefix(network: Any) -> str:
+    """What the names of the backbone's tensors begin with inside the network, with its dot."""
+    return f"{network.base_model_prefix}."
+
+
+def head_modules(network: Any) -> tuple[str, ...]:
+    """Names, below the backbone, of the modules that make up a timm network's classification head.
+
+    A transformers-native head stands beside the backbone, so nothing below it.
+    """
+    names = (getattr(network.config, "pretrained_cfg", None) or {}).get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def backbone_parameters(network: Any) -> dict[str, nn.Parameter]:
+    """Name -> parameter of the backbone, the classification head left out."""
+    head = tuple(f"{name}." for name in head_modules(network))
+    backbone = getattr(network, network.base_model_prefix)
+    return {name: p for name, p in backbone.named_parameters() if not name.startswith(head)}
+
+
+def backbone_buffers(network: Any) -> dict[str, Tensor]:
+    """Name -> buffer of the backbone that is part of its state dict."""
+    backbone = getattr(network, network.base_model_prefix)
+    saved = backbone.state_dict().keys()
+    return {name: buffer for name, buffer in backbone.named_buffers() if name in saved}
+
+
+def harmonise_onto(network: Any, tensors: Mapping[str, Tensor], source: str, anchor: bool = False) -> dict[str, Tensor]:
+    """Bring a checkpoint under the names of a network's backbone ([`harmonization.harmonise`]).
+
+    Args:
+        network: a plain classifier of the anchor's architecture.
+        tensors: the checkpoint, under its own names.
+        source: how errors and logs call it.
+        anchor: whether the floating point buffers (BatchNorm statistics) are wanted too.
+
+    Returns:
+        Name below the backbone -> tensor.
+    """
+    wanted: dict[str, Tensor] = dict(backbone_parameters(network))
+    buffers = backbone_buffers(network)
+    if anchor:
+        wanted |= {name: buffer for name, buffer in buffers.items() if buffer.is_floating_point()}
+    found = harmonise(
+        tensors,
+        wanted,
+        optional=buffers.keys() - wanted.keys(),
+        head=head_modules(network),
+        source=source,
+        architecture=architecture_name(network),
+    )
+    return {name: found[name] for name in found if anchor or name in wanted}
+
+
+def load_backbone(network: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Copy harmonised tensors into a network's backbone; its head stays as it is."""
+    getattr(network, network.base_model_prefix).load_state_dict(tensors, strict=False)
+
+
+def target_labels(num_labels: int | None, id2label: Mapping[int, str] | None) -> dict[str, Any]:
+    """Label keywords of a config from what a user gives.
+
+    Args:
+        num_labels: number of classes.
+        id2label: their names.
+
+    Returns:
+        `num_labels`, or `id2label` and `label2id`.
+
+    Raises:
+        SettingsError: none is given, or the two disagree.
+    """
+    if id2label is not None:
+        names = {int(index): str(name) for index, name in id2label.items()}
+        if num_labels is not None and num_labels != len(names):
+            raise SettingsError(f"num_labels={num_labels} but id2label names {len(names)} classes.")
+        labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    else:
+        labels = {"num_labels": num_labels}  # type: ignore[dict-item]
+    count = len(id2label) if id2label is not None else num_labels
+    if not count:
+        raise SettingsError(f"The target task has {count or 'no'} labels: pass num_labels=... or id2label={{0: 'benign', ...}}.")
+    return labels

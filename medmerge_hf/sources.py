@@ -1,0 +1,317 @@
+"""From a reference (Hub id, folder, file, module in memory) to the tensors of a checkpoint."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .errors import CorruptSourceError, SettingsError, SourceNotFoundError, UnsafePickleError
+
+
+logger = logging.getLogger(__name__)
+
+Loader = Literal["timm", "transformers", "file", "memory"]
+SAFE_SUFFIXES = (".safetensors",)
+PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "model_ema", "teacher", "student")
+# Of timm's pretrained_cfg, what describes the network and its input.
+NETWORK_KEYS = (
+    "classifier crop_mode crop_pct first_conv fixed_input_size input_size interpolation mean pool_size std"
+).split()
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceReference:
+    """Where a source comes from, so that a merge can be repeated from its config alone.
+
+    Args:
+        id: Hub id, local folder, checkpoint file, or a name for a module in memory.
+        loader: what reads it: `timm`, `transformers`, `file` (weights alone) or `memory`.
+        revision: commit sha on the Hub; `None` for anything local.
+        architecture: timm name of the network, for loaders that know it.
+        sha256: of the harmonised weights ([`harmonization.fingerprint`]), once they were read.
+    """
+
+    id: str
+    loader: Loader
+    revision: str | None = None
+    architecture: str | None = None
+    sha256: str | None = None
+
+    @property
+    def where(self) -> str:
+        """What timm and transformers take as a name."""
+        if self.loader != "timm":
+            return self.id
+        if self.revision is None:
+            return f"local-dir:{self.id}"
+        return f"hf-hub:{self.id}@{self.revision}"
+
+
+@dataclasses.dataclass
+class LoadedSource:
+    """A checkpoint in memory.
+
+    Args:
+        reference: where it came from.
+        tensors: its state dict, under its own names.
+        network_config: dict of the plain transformers config (`timm_wrapper` for timm networks), where known.
+        image_processor: of transformers-native checkpoints that carry one.
+    """
+
+    reference: SourceReference
+    tensors: Mapping[str, Tensor]
+    network_config: dict[str, Any] | None = None
+    image_processor: Any = None
+
+
+def load_source(source: "str | SourceReference | nn.Module", architecture: str | None = None) -> LoadedSource:
+    """Read a source.
+
+    Args:
+        source: a timm name (`resnet18.a1_in1k`), a Hub id (`user/repo`, `hf-hub:user/repo`, either with `@revision`),
+            a local folder of timm or transformers, a checkpoint file, an `nn.Module`, or a reference made earlier.
+        architecture: timm name of the network, needed where the source does not say it (files, bare modules).
+
+    Returns:
+        The tensors and what is known of the network.
+
+    Raises:
+        SourceNotFoundError: nothing answers to this name.
+        CorruptSourceError: a file that cannot be read.
+        UnsafePickleError: a pickle that would execute code.
+    """
+    if isinstance(source, nn.Module):
+        return _load_module(source, architecture)
+    reference = source if isinstance(source, SourceReference) else resolve_reference(source, architecture)
+    if reference.loader == "memory":
+        raise SourceNotFoundError(
+            f"Source {reference.id!r} was a module in memory and was not saved. Pass it again: "
+            "from_pretrained(..., merging=True, sources=[...])."
+        )
+    if reference.loader == "file":
+        config = timm_config(reference.architecture) if reference.architecture else None
+        return LoadedSource(reference, read_checkpoint(reference.id), config)
+    return _load_timm(reference) if reference.loader == "timm" else _load_transformers(reference)
+
+
+def resolve_reference(source: str, architecture: str | None = None) -> SourceReference:
+    """Find out what a string names and, on the Hub, which commit it is now.
+
+    Args:
+        source: see [`load_source`].
+        architecture: timm name of the network, for files.
+
+    Returns:
+        The reference, its revision pinned.
+
+    Raises:
+        SourceNotFoundError: nothing answers to this name.
+    """
+    path = Path(source.removeprefix("local-dir:")).expanduser()
+    if path.is_dir():
+        return SourceReference(str(path), _library_of(path / "config.json", source))
+    if path.is_file():
+        return SourceReference(str(path), "file", architecture=architecture)
+    if path.suffix in SAFE_SUFFIXES + PICKLE_SUFFIXES or source.startswith((".", "/", "~", "local-dir:")):
+        raise SourceNotFoundError(f"Source {source!r}: no such file or folder (looked at {path.absolute()}).")
+    return _resolve_on_hub(source)
+
+
+def _library_of(config_file: Path, source: str) -> Loader:
+    """timm writes `architecture` into its config.json, transformers `model_type`."""
+    try:
+        config = json.loads(config_file.read_text())
+    except (OSError, ValueError) as error:
+        raise SourceNotFoundError(
+            f"Source {source!r}: a folder or repository needs a config.json written by timm or transformers ({error}). "
+            "Name the weights file itself and its architecture instead."
+        ) from error
+    if "architecture" in config:
+        return "timm"
+    if "model_type" in config:
+        return "transformers"
+    raise SourceNotFoundError(f"Source {source!r}: its config.json names neither a timm architecture nor a model_type.")
+
+
+def _resolve_on_hub(source: str) -> SourceReference:
+    import timm
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name, _, revision = source.removeprefix("hf-hub:").partition("@")
+    if "/" not in name:
+        cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
+        if cfg is None or not cfg.hf_hub_id:
+            raise SourceNotFoundError(
+                f"Source {source!r} is no file, no folder, no timm network with pretrained weights and no Hub id "
+                f"(user/name).{_similar(name)}"
+            )
+        name = cfg.hf_hub_id
+    try:
+        config_file = Path(hf_hub_download(name, "config.json", revision=revision or None))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise SourceNotFoundError(
+            f"Source {source!r}: {name} could not be read from the Hub ({type(error).__name__}: {error}). Check the "
+            "name, the revision, the connection, and `hf auth login` for private or gated repositories."
+        ) from error
+    # The cache keeps a file under snapshots/<commit sha>/, online and offline alike.
+    return SourceReference(name, _library_of(config_file, source), revision=config_file.parent.name)
+
+
+def _similar(name: str) -> str:
+    import timm
+
+    names = timm.list_models(f"{name.split('.')[0]}*", pretrained=True)[:3]
+    return f" Did you mean {', '.join(names)}?" if names else ""
+
+
+def read_checkpoint(path: str) -> dict[str, Tensor]:
+    """Read the tensors of a `.safetensors` file or of a pickle that needs no code.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Name -> tensor on the CPU. Wrappers such as `{"state_dict": ...}` are opened.
+
+    Raises:
+        CorruptSourceError: truncated, of another format, or without tensors.
+        UnsafePickleError: a pickle that would execute code.
+    """
+    file = Path(path).expanduser()
+    tensors: Any = _read_safetensors(file) if file.suffix in SAFE_SUFFIXES else _read_pickle(file)
+    while isinstance(tensors, Mapping) and (key := next((k for k in WRAPPER_KEYS if isinstance(tensors.get(k), Mapping)), None)):
+        logger.info("Source %s: read from its entry %r.", path, key)
+        tensors = tensors[key]
+    tensors = {k: v for k, v in tensors.items() if isinstance(v, Tensor)} if isinstance(tensors, Mapping) else {}
+    if not tensors:
+        raise CorruptSourceError(f"Source {path!r} holds no state dict (name -> tensor).")
+    return tensors
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CorruptSourceError(
+            f"Source {str(file)!r} ({file.stat().st_size} bytes) is not a complete safetensors file ({error}).{_looks_like(file)}"
+        ) from error
+
+
+def _looks_like(file: Path) -> str:
+    start = file.open("rb").read(200)
+    if start.startswith(b"version https://git-lfs"):
+        return " It is a Git LFS pointer: fetch the file itself (`git lfs pull`, or `hf download`)."
+    if start.isascii() and start:
+        return f" It is a text file that begins with {start[:30]!r}."
+    return " Download it again."
+
+
+def _read_pickle(file: Path) -> Any:
+    import pickle
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UnsafePickleError(
+            f"Source {str(file)!r} is a pickle that is refused, since loading it would execute code or it is no "
+            f"checkpoint at all ({str(error).splitlines()[0]}). Where you trust its origin, convert it once on a machine that you "
+            "can lose: safetensors.torch.save_file(torch.load(path, weights_only=False).state_dict(), 'model.safetensors')."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CorruptSourceError(f"Source {str(file)!r} cannot be read by torch ({error}). Download it again.") from error
+
+
+def timm_config(architecture: str, cfg: dict[str, Any] | None = None, args: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The `timm_wrapper` config of a timm network.
+
+    Args:
+        architecture: timm name, e.g. `resnet18`.
+        cfg: its pretrained_cfg (preprocessing, name of the head); by default timm's own for this architecture.
+        args: keywords for `timm.create_model`.
+
+    Returns:
+        A dict for `TimmWrapperConfig.from_dict`, without number or names of labels.
+
+    Raises:
+        SettingsError: timm does not know the architecture.
+    """
+    import timm
+
+    if not timm.is_model(architecture):
+        raise SettingsError(f"timm {timm.__version__} knows no architecture {architecture!r}.{_similar(architecture)}")
+    if cfg is None:
+        cfg = timm.models.get_pretrained_cfg(architecture).to_dict()
+    # num_classes belongs to the labels (with it in model_args transformers passes it twice and fails), tag and licence
+    # to the weights. timm 1.0.31 fails on a model_args that is null.
+    args = {key: value for key, value in (args or {}).items() if key != "num_classes"}
+    cfg = {key: cfg[key] for key in NETWORK_KEYS if cfg.get(key) is not None}
+    return {"model_type": "timm_wrapper", "architecture": architecture, "pretrained_cfg": cfg, "model_args": args}
+
+
+def _load_timm(reference: SourceReference) -> LoadedSource:
+    import timm
+
+    try:
+        model = timm.create_model(reference.where, pretrained=True)
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise CorruptSourceError(f"Source {reference.id!r}: timm cannot load it ({error}).") from error
+    architecture = model.pretrained_cfg["architecture"]
+    config = timm_config(architecture, model.pretrained_cfg, _timm_model_args(reference))
+    return LoadedSource(dataclasses.replace(reference, architecture=architecture), model.state_dict(), config)
+
+
+def _timm_model_args(reference: SourceReference) -> dict[str, Any]:
+    from huggingface_hub import hf_hub_download
+
+    if reference.revision is None:
+        file = Path(reference.id) / "config.json"
+    else:
+        file = Path(hf_hub_download(reference.id, "config.json", revision=reference.revision))
+    return json.loads(file.read_text()).get("model_args") or {}
+
+
+def _load_transformers(reference: SourceReference) -> LoadedSource:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    try:
+        model, info = AutoModelForImageClassification.from_pretrained(
+            reference.id, revision=reference.revision or "main", output_loading_info=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CorruptSourceError(f"Source {reference.id!r}: transformers cannot load it ({error}).") from error
+    missing = [name for name in info["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
+    if missing:
+        raise CorruptSourceError(
+            f"Source {reference.id!r}: {len(missing)} tensors of its backbone are not in the file, {missing[0]} first; "
+            "transformers would fill them with random numbers."
+        )
+    try:
+        processor = AutoImageProcessor.from_pretrained(reference.id, revision=reference.revision or "main")
+    except (OSError, ValueError):
+        processor = None
+    return LoadedSource(reference, model.state_dict(), model.config.to_dict(), processor)
+
+
+def _load_module(module: nn.Module, architecture: str | None) -> LoadedSource:
+    config = getattr(module, "config", None)
+    network_config = None
+    if hasattr(config, "model_type"):
+        network_config = config.to_dict()
+    elif isinstance(cfg := getattr(module, "pretrained_cfg", None), dict) and cfg.get("architecture"):
+        channels = cfg["input_size"][0]
+        network_config = timm_config(cfg["architecture"], cfg, {} if channels == 3 else {"in_chans": channels})
+    elif architecture:
+        network_config = timm_config(architecture)
+    name = (network_config or {}).get("architecture") or architecture
+    reference = SourceReference(f"memory:{type(module).__name__}", "memory", architecture=name)
+    return LoadedSource(reference, module.state_dict(), network_config)
