@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .trainer import MedMergeTrainingArguments as MedMergeTrainingArguments
     from .transforms import resolve_preprocessing as resolve_preprocessing
 
-__all__ = ["__version__", *sorted(_NAMES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_NAMES)]
 
 
 def __getattr__(name: str) -> Any:

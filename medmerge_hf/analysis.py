@@ -57,7 +57,7 @@ def stage_statistics(layout: KernelWeights, parameter: Tensor) -> dict[str, floa
         parameter: `[S - 1, number of kernels]`.
 
     Returns:
-        `kernel_weight/<stage>/mean` and `.../std`; with more than one other source `kernel_weight/<stage>/<source>/...`.
+        `kernel_weight/<stage>/mean` and `.../std`; with several other sources `kernel_weight/<stage>/<index>/...`.
     """
     stages: dict[str, list[Tensor]] = defaultdict(list)
     for name, weight in layout.split(parameter).items():

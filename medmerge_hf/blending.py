@@ -97,12 +97,20 @@ def blend(anchor: Tensor, weight: Tensor, differences: Sequence[Tensor]) -> Tens
     Returns:
         The merged tensor, of the anchor's shape and dtype.
 
+    Raises:
+        SettingsError: the weight has not one dimension more than the anchor.
+
     Example:
         >>> anchor, source = torch.zeros(2, 3), torch.ones(2, 3)
         >>> blend(anchor, torch.tensor([[[0.0], [0.5]]]), [source - anchor])
         tensor([[0.0000, 0.0000, 0.0000],
                 [0.5000, 0.5000, 0.5000]])
     """
+    if weight.ndim != anchor.ndim + 1:
+        raise SettingsError(
+            f"weight {list(weight.shape)} does not fit tensor {list(anchor.shape)}: it needs the sources first and then "
+            "as many dimensions as the tensor (kernel_shape gives them)."
+        )
     return _Blend.apply(anchor, weight, *differences)
 
 
@@ -111,8 +119,8 @@ def constrain(parameters: Tensor, constraint: Constraint = "complementary") -> T
 
     Args:
         parameters: `[S - 1, ...]`.
-        constraint: `complementary` takes the parameters as they are, the anchor gets `1 - sum`; `convex` is the softmax
-            over the sources, the anchor's logit being 0.
+        constraint: `complementary` takes the parameters as they are, the anchor gets `1 - sum`; `convex` is their
+            softmax over the sources, the anchor's logit being 0.
 
     Returns:
         Weights of the same shape.
@@ -233,5 +241,7 @@ class KernelWeights(nn.Module):
             Name -> merged tensor, a function of the weights.
         """
         weights = self.split(self.source_bias)
-        columns = zip(self.names, *self.differences, strict=True)
-        return {name: blend(anchor[name], weights[name], stack) for name, *stack in columns}
+        stacks = zip(*self.differences, strict=True)
+        return {
+            name: blend(anchor[name], weights[name], stack) for name, stack in zip(self.names, stacks, strict=True)
+        }

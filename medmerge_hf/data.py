@@ -36,8 +36,8 @@ def load_target(
     """Load the images and labels of the target task.
 
     Args:
-        data: an imagefolder (`split/class/image`), any folder that `datasets.load_dataset` reads, a Hub data set id, or a
-            `.npz` in MedMNIST's layout (`train_images`, `train_labels`, `val_...`, `test_...`).
+        data: an imagefolder (`split/class/image`), any folder that `datasets.load_dataset` reads, a Hub data set id,
+            or a `.npz` in MedMNIST's layout (`train_images`, `train_labels`, `val_...`, `test_...`).
         name: configuration of a Hub data set.
         revision: of a Hub data set.
         image_column: its column of images.
@@ -51,7 +51,7 @@ def load_target(
         Splits `train`, `validation` and, if there is one, `test`, with columns `image` and `label` (`ClassLabel`).
 
     Raises:
-        DataError: no such data, no labels, a label out of range, an unreadable image, a class without images in a split.
+        DataError: no such data, no labels, a label out of range, an unreadable image, a class that a split lacks.
     """
     raw = _read_npz(Path(data)) if data.endswith(".npz") else _read_dataset(data, name, revision)
     splits = {}
@@ -60,13 +60,17 @@ def load_target(
         if found is not None:
             splits[split] = _select_columns(found, image_column, label_column, f"{data} ({split})")
     if "train" not in splits:
-        raise DataError(f"{data!r} has no training split, only {sorted(raw)}. An imagefolder is train/class/image.jpg.")
+        raise DataError(
+            f"{data!r} has no training split, only {sorted(raw)}. An imagefolder is train/class/image.jpg."
+        )
     target = datasets.DatasetDict(splits)
     target = _check_images(target, skip_unreadable)
     target = _class_labels(target, data)
     target = _split_off(_split_off(target, "test", test_fraction, seed), "validation", validation_fraction, seed)
     if "validation" not in target:
-        raise DataError(f"{data!r} has no validation split and validation_fraction is 0: the best model is chosen on one.")
+        raise DataError(
+            f"{data!r} has no validation split and validation_fraction is 0: the best model is chosen on one."
+        )
     _check_labels(target, data)
     return target
 
@@ -93,8 +97,13 @@ def _read_npz(path: Path) -> dict[str, datasets.Dataset]:
             continue
         images, labels = found[f"{split}_images"], found.get(f"{split}_labels")
         if labels is None or len(labels) != len(images):
-            raise DataError(f"{str(path)!r}: {split}_images has {len(images)} entries, {split}_labels {np.size(labels or [])}.")
-        columns = {"image": [Image.fromarray(image) for image in images], "label": labels.reshape(len(labels), -1)[:, 0]}
+            raise DataError(
+                f"{str(path)!r}: {split}_images has {len(images)} entries, {split}_labels {np.size(labels or [])}."
+            )
+        columns = {
+            "image": [Image.fromarray(image) for image in images],
+            "label": labels.reshape(len(labels), -1)[:, 0],
+        }
         splits[split] = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
     return splits
 
@@ -103,7 +112,7 @@ def _select_columns(split: Any, image_column: str, label_column: str, where: str
     for column in (image_column, label_column):
         if column not in split.column_names:
             raise DataError(
-                f"{where} has no column {column!r}, only {split.column_names}: name it with image_column / label_column. "
+                f"{where} has no column {column!r}, only {split.column_names}: set image_column or label_column. "
                 "Images in a folder get their label from the class folder that they lie in."
             )
     split = split.select_columns([image_column, label_column])
@@ -131,8 +140,8 @@ def _check_images(target: datasets.DatasetDict, skip: bool) -> datasets.DatasetD
         bad = [index for index, problem in enumerate(problems) if problem]
         if bad and not skip:
             raise DataError(
-                f"{len(bad)} images of split {split!r} cannot be read, the first is {problems[bad[0]]}. Repair or remove "
-                "them, or pass skip_unreadable=True."
+                f"{len(bad)} images of split {split!r} cannot be read, the first is {problems[bad[0]]}. "
+                "Repair or remove them, or pass skip_unreadable=True."
             )
         for index in bad:
             logger.warning("Split %s: skipped unreadable image %s", split, problems[index])
@@ -151,7 +160,9 @@ def _class_labels(target: datasets.DatasetDict, data: str) -> datasets.DatasetDi
         raise DataError(f"{data!r} has images without a label. Every image needs one.")
     numbers = all(isinstance(value, int) for value in values)
     if numbers and values != list(range(len(values))):
-        raise DataError(f"{data!r} has labels {values[:5]}...{values[-1]}: class indices must run from 0 without a gap.")
+        raise DataError(
+            f"{data!r} has labels {values[:5]}...{values[-1]}: class indices must run from 0 without a gap."
+        )
     feature = datasets.ClassLabel(names=[str(value) for value in values])
     if not numbers:
         target = target.map(lambda row: {"label": feature.str2int(row["label"])})
@@ -180,8 +191,8 @@ def _check_labels(target: datasets.DatasetDict, data: str) -> None:
         empty = [name for index, name in enumerate(names) if not counts[index]]
         if empty:
             raise DataError(
-                f"{data!r}: split {split!r} has no image of class {', '.join(empty)}; its macro F1 would mean nothing. "
-                "Move images there, or leave the class out of every split."
+                f"{data!r}: split {split!r} has no image of class {', '.join(empty)}; its macro F1 would mean "
+                "nothing. Move images there, or leave the class out of every split."
             )
         logger.info("Split %s: %s", split, {name: counts[index] for index, name in enumerate(names)})
 

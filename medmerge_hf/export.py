@@ -1,24 +1,30 @@
 """The folder of a collapsed model: what timm and transformers read, and beside it the small merge state."""
 
+import copy
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
+from .blending import KernelWeights, blend
 from .errors import ExportError
+from .networks import backbone_prefix
 
 
 logger = logging.getLogger(__name__)
 
 MERGE_CONFIG = "merge_config.json"
 MERGE_STATE = "merge_state.safetensors"
+TIMM_PREFIX = "timm_model."
+KERNEL_WEIGHTS = "merge.source_bias"
 
 
 @contextmanager
@@ -55,6 +61,31 @@ def _move_into_place(staging: Path, destination: Path) -> None:
     os.replace(staging, destination)
 
 
+@torch.no_grad()
+def plain_copy(network: Any, merge: KernelWeights | None, state_dict: Mapping[str, Tensor]) -> Any:
+    """A copy of a network on the CPU that holds the merge of a state dict.
+
+    The live parameters are not read: a trainer may have gathered the state dict from several processes.
+
+    Args:
+        network: the plain network of a model.
+        merge: its kernel weights, while it is merging.
+        state_dict: of the model, in either state.
+
+    Returns:
+        A plain classifier, all parameters learning.
+    """
+    tensors = {name.removeprefix("network."): t for name, t in state_dict.items() if name.startswith("network.")}
+    if merge is not None:
+        prefix = backbone_prefix(network)
+        for index, (name, weight) in enumerate(merge.split(state_dict[KERNEL_WEIGHTS].cpu()).items()):
+            stack = [state_dict[f"merge.differences.{source}.{index}"].cpu() for source in range(len(weight))]
+            tensors[prefix + name] = blend(tensors[prefix + name].cpu(), weight, stack)
+    plain = copy.deepcopy(network).cpu().requires_grad_(True)
+    plain.load_state_dict(tensors)
+    return plain
+
+
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
     """Saving and reading back take a second: bars would only tear up the trainer's own."""
@@ -82,7 +113,9 @@ def export_network(network: Any, processor: Any, folder: Path, **kwargs: Any) ->
         ExportError: what was written is not what is in memory, or not finite.
     """
     with no_progress_bars():
-        network.save_pretrained(folder, **kwargs)
+        # timm's own names: transformers only restores them for a network that from_pretrained made.
+        tensors = {name.removeprefix(TIMM_PREFIX): tensor for name, tensor in network.state_dict().items()}
+        network.save_pretrained(folder, state_dict=tensors, **kwargs)
         save_processor(processor, folder)
         verify_export(network, folder)
 
@@ -93,7 +126,7 @@ def save_processor(processor: Any, folder: Path) -> None:
         processor.save_pretrained(folder)
 
 
-def save_merge_state(state: dict[str, torch.Tensor], folder: Path) -> None:
+def save_merge_state(state: dict[str, Tensor], folder: Path) -> None:
     """Write kernel weights, head and BatchNorm statistics of the end of the merge stage."""
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / MERGE_STATE)
 
@@ -129,7 +162,9 @@ def verify_export(network: Any, folder: Path) -> None:
     logits, again = network.eval()(images).logits, reloaded.eval()(images).logits
     network.train(was_training)
     if not torch.allclose(logits, again, rtol=1e-4, atol=1e-5):
-        raise ExportError(f"The export computes other logits (by {(logits - again).abs().max():.2g}); nothing was saved.")
+        raise ExportError(
+            f"The export computes other logits (by {(logits - again).abs().max():.2g}); nothing was saved."
+        )
 
 
 def _input_shape(network: Any) -> tuple[int, ...]:

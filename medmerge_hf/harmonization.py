@@ -14,9 +14,10 @@ from .errors import ArchitectureMismatchError, CorruptSourceError, NonFiniteSour
 logger = logging.getLogger(__name__)
 
 # First name of what sits on top of a backbone, in the libraries that checkpoints come from.
-HEADS = frozenset(
-    "aux_classifier classifier classif fc head head_dist heads last_linear linear logits lm_head pooler projection".split()
-)
+HEADS = {
+    *("aux_classifier", "classif", "classifier", "fc", "head", "head_dist", "heads", "last_linear", "linear"),
+    *("lm_head", "logits", "pooler", "projection"),
+}
 
 
 def find_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
@@ -48,8 +49,8 @@ def find_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
     (best, count), *others = votes.most_common(2)
     if others and others[0][1] == count:
         raise ArchitectureMismatchError(
-            f"The names fit under both {best!r} and {others[0][0]!r} ({count} tensors each). Save the network that you "
-            "want as a file of its own."
+            f"The names fit under both {best!r} and {others[0][0]!r} ({count} tensors each). Save the network that "
+            "you want as a file of its own."
         )
     return best
 
@@ -79,18 +80,22 @@ def _check_names(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sour
         )
 
 
-def _check_rest(rest: Iterable[str], known: Iterable[str], head: Iterable[str], source: str, architecture: str) -> None:
+def _check_rest(
+    rest: Iterable[str], known: Iterable[str], head: Iterable[str], source: str, architecture: str
+) -> None:
     """Refuse what is left over, unless it is a head or a buffer: it would be another, larger network."""
     heads = HEADS | {name.split(".")[0] for name in head}
     tops = {name.split(".")[0] for name in known} - heads
     head = tuple(f"{name}." for name in head)
     extra = [
-        name for name in rest if not name.startswith(head) and (name.split(".")[0] in tops or name[: name.find(".")] not in heads)
+        name
+        for name in rest
+        if not name.startswith(head) and (name.split(".")[0] in tops or name[: name.find(".")] not in heads)
     ]
     if extra:
         raise ArchitectureMismatchError(
-            f"Source {source!r} holds {len(extra)} tensors that the anchor's architecture {architecture} does not have "
-            f"({_several(extra)}). It is another network; nothing of it is dropped silently."
+            f"Source {source!r} holds {len(extra)} tensors that the anchor's architecture {architecture} does not "
+            f"have ({_several(extra)}). It is another network; nothing of it is dropped silently."
         )
 
 

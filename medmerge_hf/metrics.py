@@ -41,7 +41,11 @@ class BalancedAccuracy(_ClassMetric):
     """Recall averaged over the classes that occur."""
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"balanced_accuracy": float(sk.recall_score(references, predictions, labels=np.unique(references), average="macro"))}
+        return {
+            "balanced_accuracy": float(
+                sk.recall_score(references, predictions, labels=np.unique(references), average="macro")
+            )
+        }
 
 
 class Accuracy(_ClassMetric):
@@ -71,7 +75,9 @@ class AUROC(evaluate.Metric):
             if positive.any() and not positive.all():
                 areas.append(sk.roc_auc_score(positive, scores[:, label]))
         if len(areas) < scores.shape[1]:
-            logger.warning("AUROC: %d of %d classes do not occur; it is NaN.", scores.shape[1] - len(areas), scores.shape[1])
+            logger.warning(
+                "AUROC: %d of %d classes do not occur; it is NaN.", scores.shape[1] - len(areas), scores.shape[1]
+            )
             return {"auroc": float("nan")}
         return {"auroc": float(np.mean(areas))}
 

@@ -1,31 +1,34 @@
 """[`MedMergeModel`]: several sources while they are merged, one plain network afterwards."""
 
-import copy
-import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .analysis import kernel_table, stage_statistics
-from .blending import Constraint, Granularity, KernelWeights, blend
+from .blending import Constraint, Granularity, KernelWeights
 from .configuration_medmerge import MedMergeConfig
 from .errors import (
-    ChangedSourceError,
-    DuplicateSourceError,
     SettingsError,
     StateError,
     TooFewSourcesError,
 )
-from .export import MERGE_CONFIG, MERGE_STATE, export_network, no_progress_bars, save_merge_state, save_processor, staged_directory
-from .harmonization import fingerprint
+from .export import (
+    KERNEL_WEIGHTS,
+    MERGE_CONFIG,
+    export_network,
+    no_progress_bars,
+    plain_copy,
+    save_merge_state,
+    save_processor,
+    staged_directory,
+)
 from .networks import (
     backbone_parameters,
     backbone_prefix,
@@ -36,19 +39,16 @@ from .networks import (
     target_labels,
 )
 from .normalization import recalibrate_batch_norm
-from .sources import LoadedSource, SourceReference, load_source
+from .sources import LoadedSource, SourceReference, identify, load_source
 from .transforms import default_processor, resize_processor, resize_timm_config, timm_processor
-
-
-KERNEL_WEIGHTS = "merge.source_bias"
 
 
 class MedMergeModel(PreTrainedModel):
     """An image classifier merged from several sources (MedMerge, arXiv 2403.11646).
 
-    It is in one of two states. **Merging**: the sources are frozen and attached; one weight a kernel and source, and the
-    new head, learn. **Collapsed**: one plain backbone, everything learns. [`collapse`] takes it from the first to the
-    second. Make one with [`from_sources`] or [`from_pretrained`].
+    It is in one of two states. **Merging**: the sources are frozen and attached; one weight a kernel and source, and
+    the new head, learn. **Collapsed**: one plain backbone, everything learns. [`collapse`] takes it from the first to
+    the second. Make one with [`from_sources`] or [`from_pretrained`].
 
     Args:
         config: the configuration. The constructor alone gives a collapsed network with random weights.
@@ -101,7 +101,7 @@ class MedMergeModel(PreTrainedModel):
                 folder of timm or transformers, a checkpoint file, or an `nn.Module`.
             num_labels: classes of the target task; read off `id2label` where that is given.
             id2label: names of the classes.
-            problem_type: as in transformers: `single_label_classification`, `multi_label_classification`, `regression`.
+            problem_type: `single_label_classification`, `multi_label_classification` or `regression`.
             architecture: timm name of the network, needed where the anchor is a weights file or a bare module.
             image_size: pixels; by default the anchor's own.
             granularity: what shares one weight, see [`MedMergeConfig`].
@@ -124,12 +124,13 @@ class MedMergeModel(PreTrainedModel):
         """
         if len(sources) < 2:
             raise TooFewSourcesError(
-                f"from_sources got {len(sources)} source: a merge needs an anchor and at least one other. To fine-tune "
-                "a single checkpoint, load it with AutoModelForImageClassification."
+                f"from_sources got {len(sources)} source: a merge needs an anchor and at least one other. To "
+                "fine-tune a single checkpoint, load it with AutoModelForImageClassification."
             )
         labels = target_labels(num_labels, id2label)
-        settings = {"granularity": granularity, "constraint": constraint, "init": init, "problem_type": problem_type}
-        config = MedMergeConfig(**settings, **labels)
+        config = MedMergeConfig(
+            granularity=granularity, constraint=constraint, init=init, problem_type=problem_type, **labels
+        )
         anchor = load_source(sources[0], architecture)
         model = cls.from_anchor(anchor, config, image_size)
         name = anchor.reference.architecture
@@ -137,7 +138,9 @@ class MedMergeModel(PreTrainedModel):
         return model
 
     @classmethod
-    def from_anchor(cls, anchor: LoadedSource, config: MedMergeConfig, image_size: int | None = None) -> "MedMergeModel":
+    def from_anchor(
+        cls, anchor: LoadedSource, config: MedMergeConfig, image_size: int | None = None
+    ) -> "MedMergeModel":
         """A collapsed model of an anchor's architecture and preprocessing, with fresh weights.
 
         Args:
@@ -167,7 +170,7 @@ class MedMergeModel(PreTrainedModel):
         return model
 
     def attach(self, loaded: Sequence[LoadedSource]) -> None:
-        """Enter the merging state: the anchor into the network, every other source's difference beside it, both frozen.
+        """Enter the merging state: the anchor in the network, the other sources' differences beside it, all frozen.
 
         Args:
             loaded: the sources, anchor first.
@@ -179,7 +182,8 @@ class MedMergeModel(PreTrainedModel):
         anchor = harmonise_onto(self.network, loaded[0].tensors, names[0], anchor=True)
         others = [harmonise_onto(self.network, s.tensors, n) for s, n in zip(loaded[1:], names[1:], strict=True)]
         shapes = {name: p.shape for name, p in backbone_parameters(self.network).items()}
-        self._check_distinct([{name: anchor[name] for name in shapes}, *others], loaded)
+        tensors = [{name: anchor[name] for name in shapes}, *others]
+        self.config.sources = identify([source.reference for source in loaded], tensors, self.config.sources)
         load_backbone(self.network, anchor)
         for parameter in backbone_parameters(self.network).values():
             parameter.requires_grad_(False)
@@ -189,27 +193,6 @@ class MedMergeModel(PreTrainedModel):
         self.merge.to(self.device)
         self._keys_to_ignore_on_save = self._frozen_names()
 
-    def _check_distinct(self, tensors: Sequence[Mapping[str, Tensor]], loaded: Sequence[LoadedSource]) -> None:
-        """Refuse the same weights twice, or others than those that the config remembers; remember them."""
-        prints = [fingerprint(source) for source in tensors]
-        references = [source.reference for source in loaded]
-        for index, print_ in enumerate(prints):
-            if print_ in prints[:index]:
-                first = references[prints.index(print_)].id
-                raise DuplicateSourceError(
-                    f"Sources {prints.index(print_)} ({first!r}) and {index} ({references[index].id!r}) hold the same "
-                    "weights. Name each source once."
-                )
-        for known, reference, print_ in zip(self.config.sources, references, prints, strict=False):
-            if known["sha256"] != print_:
-                raise ChangedSourceError(
-                    f"Source {reference.id!r} is not the one that was merged: its weights have sha256 {print_[:12]}..., "
-                    f"the merge was made with {known['sha256'][:12]}.... The collapsed model still loads: merging=False."
-                )
-        self.config.sources = [
-            dataclasses.asdict(dataclasses.replace(r, sha256=p)) for r, p in zip(references, prints, strict=True)
-        ]
-
     # The two states
 
     @property
@@ -218,7 +201,7 @@ class MedMergeModel(PreTrainedModel):
         return self.merge is not None
 
     @property
-    def supports_gradient_checkpointing(self) -> bool:  # type: ignore[override]
+    def supports_gradient_checkpointing(self) -> bool:
         """Only once collapsed: a recomputed forward would not see the merged weights."""
         return self.merge is None and self.network.supports_gradient_checkpointing
 
@@ -228,9 +211,6 @@ class MedMergeModel(PreTrainedModel):
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         self.network._set_gradient_checkpointing(enable, *args, **kwargs)
-
-    def _anchor(self) -> dict[str, Tensor]:
-        return dict(backbone_parameters(self.network))
 
     def _frozen_names(self) -> list[str]:
         """State dict names of what comes from the sources and never changes while merging."""
@@ -261,7 +241,7 @@ class MedMergeModel(PreTrainedModel):
         if self.merge is None:
             return self.network(pixel_values, **kwargs)
         prefix = backbone_prefix(self.network)
-        merged = {prefix + name: tensor for name, tensor in self.merge(self._anchor()).items()}
+        merged = {prefix + name: tensor for name, tensor in self.merge(backbone_parameters(self.network)).items()}
         return functional_call(self.network, merged, (pixel_values,), kwargs)
 
     @torch.no_grad()
@@ -279,14 +259,16 @@ class MedMergeModel(PreTrainedModel):
             StateError: it is collapsed already.
         """
         if self.merge is None:
-            raise StateError("This model is collapsed already; from_pretrained(..., merging=True) attaches the sources.")
+            raise StateError(
+                "This model is collapsed already; from_pretrained(..., merging=True) attaches the sources."
+            )
         self.merge_state = self._small_state(self.state_dict())
-        merged = self.merge(self._anchor())
+        merged = self.merge(backbone_parameters(self.network))
         for name, parameter in backbone_parameters(self.network).items():
             parameter.copy_(merged[name])
             parameter.requires_grad_(True)
         self.merge = None
-        self._keys_to_ignore_on_save = None
+        self._keys_to_ignore_on_save = []
         if batches is not None:
             recalibrate_batch_norm(self.network, batches)
         return self
@@ -297,29 +279,16 @@ class MedMergeModel(PreTrainedModel):
         Returns:
             Once collapsed the network itself; while merging a copy with the weights of now.
         """
-        return self.network if self.merge is None else self._plain_copy(self.state_dict())
-
-    @torch.no_grad()
-    def _plain_copy(self, state_dict: Mapping[str, Tensor]) -> Any:
-        """A copy of the network on the CPU with the merge of a given state dict (gathered by a trainer, perhaps)."""
-        tensors = {name.removeprefix("network."): t for name, t in state_dict.items() if name.startswith("network.")}
-        if self.merge is not None:
-            prefix = backbone_prefix(self.network)
-            for index, (name, weight) in enumerate(self.merge.split(state_dict[KERNEL_WEIGHTS].cpu()).items()):
-                stack = [state_dict[f"merge.differences.{source}.{index}"].cpu() for source in range(len(weight))]
-                tensors[prefix + name] = blend(tensors[prefix + name].cpu(), weight, stack)
-        network = copy.deepcopy(self.network).cpu().requires_grad_(True)
-        network.load_state_dict(tensors)
-        return network
+        return self.network if self.merge is None else plain_copy(self.network, self.merge, self.state_dict())
 
     # Saving and loading
 
     def _small_state(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a merge cannot take from its sources again: kernel weights, head, buffers."""
-        frozen = set(self._frozen_names())
-        return {name: t.detach().cpu().clone() for name, t in state_dict.items() if name not in frozen}
+        small = state_dict.keys() - set(self._frozen_names())
+        return {name: state_dict[name].detach().cpu().clone() for name in sorted(small)}
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
         is_main_process: bool = True,
@@ -327,7 +296,7 @@ class MedMergeModel(PreTrainedModel):
         collapse: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Write the plain model: `AutoModelForImageClassification`, `pipeline` and timm's `local-dir:` read the folder.
+        """Write the plain model, which `AutoModelForImageClassification`, `pipeline` and timm's `local-dir:` read.
 
         Beside it stand `merge_config.json` and `merge_state.safetensors` (kernel weights, head and statistics as the
         merge stage ended). The folder is written elsewhere, read back, compared and then moved into place.
@@ -336,8 +305,8 @@ class MedMergeModel(PreTrainedModel):
             save_directory: the folder.
             is_main_process: `False` writes nothing.
             state_dict: instead of the model's own.
-            collapse: `False` writes the small form to train on instead: kernel weights, head and statistics without the
-                sources. [`MedMergeTrainer`] does so in its `checkpoint-*` folders.
+            collapse: `False` writes the small form to train on instead: kernel weights, head and statistics without
+                the sources. [`MedMergeTrainer`] does so in its `checkpoint-*` folders.
             kwargs: of `PreTrainedModel.save_pretrained`, e.g. `max_shard_size`.
 
         Raises:
@@ -355,7 +324,7 @@ class MedMergeModel(PreTrainedModel):
                 save_processor(self.image_processor, Path(save_directory))
             return
         with staged_directory(save_directory) as folder:
-            export_network(self._plain_copy(state_dict), self.image_processor, folder, **kwargs)
+            export_network(plain_copy(self.network, self.merge, state_dict), self.image_processor, folder, **kwargs)
             if small := self._small_state(state_dict) if self.merge is not None else self.merge_state:
                 save_merge_state(small, folder)
                 self.config.to_json_file(folder / MERGE_CONFIG)
@@ -371,13 +340,13 @@ class MedMergeModel(PreTrainedModel):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         if self.merge is not None:
             raise StateError(
-                "These are the tensors of a collapsed export, without kernel weights. To resume a merge or load its best "
-                "checkpoint, train with MedMergeTrainer; it writes checkpoints that hold them."
+                "These are the tensors of a collapsed export, without kernel weights. To resume a merge or load its "
+                "best checkpoint, train with MedMergeTrainer; it writes checkpoints that hold them."
             )
         return self.network.load_state_dict(state_dict, strict=strict, assign=assign)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,

@@ -27,7 +27,9 @@ def network_config(values: Mapping[str, Any], **labels: Any) -> Any:
 
     kind = values.get("model_type")
     if kind not in CONFIG_MAPPING:
-        raise SettingsError(f"transformers knows no model type {kind!r}: the anchor must be a timm or transformers network.")
+        raise SettingsError(
+            f"transformers knows no model type {kind!r}: the anchor must be a timm or transformers network."
+        )
     kept = {key: value for key, value in values.items() if key not in LABEL_KEYS}
     return CONFIG_MAPPING[kind].from_dict(kept, **{key: value for key, value in labels.items() if value is not None})
 
@@ -79,7 +81,9 @@ def backbone_buffers(network: Any) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in backbone.named_buffers() if name in saved}
 
 
-def harmonise_onto(network: Any, tensors: Mapping[str, Tensor], source: str, anchor: bool = False) -> dict[str, Tensor]:
+def harmonise_onto(
+    network: Any, tensors: Mapping[str, Tensor], source: str, anchor: bool = False
+) -> dict[str, Tensor]:
     """Bring a checkpoint under the names of a network's backbone ([`harmonization.harmonise`]).
 
     Args:
@@ -130,8 +134,10 @@ def target_labels(num_labels: int | None, id2label: Mapping[int, str] | None) ->
             raise SettingsError(f"num_labels={num_labels} but id2label names {len(names)} classes.")
         labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     else:
-        labels = {"num_labels": num_labels}  # type: ignore[dict-item]
+        labels = {"num_labels": num_labels}
     count = len(id2label) if id2label is not None else num_labels
     if not count:
-        raise SettingsError(f"The target task has {count or 'no'} labels: pass num_labels=... or id2label={{0: 'benign', ...}}.")
+        raise SettingsError(
+            f"The target task has {count or 'no'} labels: pass num_labels=... or id2label={{0: 'benign', ...}}."
+        )
     return labels

@@ -18,7 +18,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         | 1 | 2  |
     """
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in [header, *rows]]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in [header, *rows]
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 
@@ -60,9 +63,13 @@ def plot_kernel_weights(table: Any, file: str | Path) -> None:
             box.set_alpha(0.6)
         axes.plot([], [], color=f"C{index}", lw=6, alpha=0.6, label=short_name(source))
     axes.axhline(0, color="0.5", lw=0.8)
-    axes.set_xticks(range(len(order)), order, rotation=45 if len(order) > 8 else 0, ha="right" if len(order) > 8 else "center")
+    axes.set_xticks(
+        range(len(order)), order, rotation=45 if len(order) > 8 else 0, ha="right" if len(order) > 8 else "center"
+    )
     axes.set_ylabel("kernel weight")
-    axes.set_title(f"0 = {short_name(anchor)} (anchor), 1 = the other source; box: quartiles, whiskers: 1-99 %", fontsize=9)
+    axes.set_title(
+        f"0 = {short_name(anchor)} (anchor), 1 = the other source; box: quartiles, whiskers: 1-99 %", fontsize=9
+    )
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(file, dpi=120)
 

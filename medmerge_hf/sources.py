@@ -3,26 +3,32 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .errors import CorruptSourceError, SettingsError, SourceNotFoundError, UnsafePickleError
+from .checkpoints import PICKLE_SUFFIXES, SAFE_SUFFIXES, read_checkpoint
+from .errors import (
+    ChangedSourceError,
+    CorruptSourceError,
+    DuplicateSourceError,
+    SettingsError,
+    SourceNotFoundError,
+)
+from .harmonization import fingerprint
 
 
 logger = logging.getLogger(__name__)
 
 Loader = Literal["timm", "transformers", "file", "memory"]
-SAFE_SUFFIXES = (".safetensors",)
-PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "model_ema", "teacher", "student")
 # Of timm's pretrained_cfg, what describes the network and its input.
 NETWORK_KEYS = (
-    "classifier crop_mode crop_pct first_conv fixed_input_size input_size interpolation mean pool_size std"
-).split()
+    *("input_size", "fixed_input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "pool_size"),
+    *("first_conv", "classifier"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,14 +135,16 @@ def _library_of(config_file: Path, source: str) -> Loader:
         config = json.loads(config_file.read_text())
     except (OSError, ValueError) as error:
         raise SourceNotFoundError(
-            f"Source {source!r}: a folder or repository needs a config.json written by timm or transformers ({error}). "
-            "Name the weights file itself and its architecture instead."
+            f"Source {source!r}: a folder or repository needs a config.json written by timm or transformers "
+            f"({error}). Name the weights file itself and its architecture instead."
         ) from error
     if "architecture" in config:
         return "timm"
     if "model_type" in config:
         return "transformers"
-    raise SourceNotFoundError(f"Source {source!r}: its config.json names neither a timm architecture nor a model_type.")
+    raise SourceNotFoundError(
+        f"Source {source!r}: its config.json names neither a timm architecture nor a model_type."
+    )
 
 
 def _resolve_on_hub(source: str) -> SourceReference:
@@ -171,67 +179,9 @@ def _similar(name: str) -> str:
     return f" Did you mean {', '.join(names)}?" if names else ""
 
 
-def read_checkpoint(path: str) -> dict[str, Tensor]:
-    """Read the tensors of a `.safetensors` file or of a pickle that needs no code.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Name -> tensor on the CPU. Wrappers such as `{"state_dict": ...}` are opened.
-
-    Raises:
-        CorruptSourceError: truncated, of another format, or without tensors.
-        UnsafePickleError: a pickle that would execute code.
-    """
-    file = Path(path).expanduser()
-    tensors: Any = _read_safetensors(file) if file.suffix in SAFE_SUFFIXES else _read_pickle(file)
-    while isinstance(tensors, Mapping) and (key := next((k for k in WRAPPER_KEYS if isinstance(tensors.get(k), Mapping)), None)):
-        logger.info("Source %s: read from its entry %r.", path, key)
-        tensors = tensors[key]
-    tensors = {k: v for k, v in tensors.items() if isinstance(v, Tensor)} if isinstance(tensors, Mapping) else {}
-    if not tensors:
-        raise CorruptSourceError(f"Source {path!r} holds no state dict (name -> tensor).")
-    return tensors
-
-
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CorruptSourceError(
-            f"Source {str(file)!r} ({file.stat().st_size} bytes) is not a complete safetensors file ({error}).{_looks_like(file)}"
-        ) from error
-
-
-def _looks_like(file: Path) -> str:
-    start = file.open("rb").read(200)
-    if start.startswith(b"version https://git-lfs"):
-        return " It is a Git LFS pointer: fetch the file itself (`git lfs pull`, or `hf download`)."
-    if start.isascii() and start:
-        return f" It is a text file that begins with {start[:30]!r}."
-    return " Download it again."
-
-
-def _read_pickle(file: Path) -> Any:
-    import pickle
-
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafePickleError(
-            f"Source {str(file)!r} is a pickle that is refused, since loading it would execute code or it is no "
-            f"checkpoint at all ({str(error).splitlines()[0]}). Where you trust its origin, convert it once on a machine that you "
-            "can lose: safetensors.torch.save_file(torch.load(path, weights_only=False).state_dict(), 'model.safetensors')."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CorruptSourceError(f"Source {str(file)!r} cannot be read by torch ({error}). Download it again.") from error
-
-
-def timm_config(architecture: str, cfg: dict[str, Any] | None = None, args: dict[str, Any] | None = None) -> dict[str, Any]:
+def timm_config(
+    architecture: str, cfg: dict[str, Any] | None = None, args: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The `timm_wrapper` config of a timm network.
 
     Args:
@@ -292,8 +242,8 @@ def _load_transformers(reference: SourceReference) -> LoadedSource:
     missing = [name for name in info["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
     if missing:
         raise CorruptSourceError(
-            f"Source {reference.id!r}: {len(missing)} tensors of its backbone are not in the file, {missing[0]} first; "
-            "transformers would fill them with random numbers."
+            f"Source {reference.id!r}: {len(missing)} tensors of its backbone are not in the file, {missing[0]} "
+            "first; transformers would fill them with random numbers."
         )
     try:
         processor = AutoImageProcessor.from_pretrained(reference.id, revision=reference.revision or "main")
@@ -303,7 +253,7 @@ def _load_transformers(reference: SourceReference) -> LoadedSource:
 
 
 def _load_module(module: nn.Module, architecture: str | None) -> LoadedSource:
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     network_config = None
     if hasattr(config, "model_type"):
         network_config = config.to_dict()
@@ -315,3 +265,40 @@ def _load_module(module: nn.Module, architecture: str | None) -> LoadedSource:
     name = (network_config or {}).get("architecture") or architecture
     reference = SourceReference(f"memory:{type(module).__name__}", "memory", architecture=name)
     return LoadedSource(reference, module.state_dict(), network_config)
+
+
+def identify(
+    references: Sequence[SourceReference], tensors: Sequence[Mapping[str, Tensor]], known: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Describe the sources of a merge, by what their weights are.
+
+    Args:
+        references: where they come from.
+        tensors: their harmonised weights.
+        known: an earlier answer that they must agree with, or nothing.
+
+    Returns:
+        One dict a source, for the config.
+
+    Raises:
+        DuplicateSourceError: two sources hold the same weights.
+        ChangedSourceError: a source holds other weights than it did.
+    """
+    prints = [fingerprint(source) for source in tensors]
+    for index, print_ in enumerate(prints):
+        if print_ in prints[:index]:
+            first = prints.index(print_)
+            raise DuplicateSourceError(
+                f"Sources {first} ({references[first].id!r}) and {index} ({references[index].id!r}) hold the same "
+                "weights. Name each source once."
+            )
+    for before, reference, print_ in zip(known, references, prints, strict=False):
+        if before["sha256"] != print_:
+            raise ChangedSourceError(
+                f"Source {reference.id!r} is not the one that was merged: its weights have sha256 {print_[:12]} now, "
+                f"{before['sha256'][:12]} when it was merged. Name where those weights are: sources=[...]."
+            )
+    return [
+        dataclasses.asdict(dataclasses.replace(reference, sha256=print_))
+        for reference, print_ in zip(references, prints, strict=True)
+    ]

@@ -2,8 +2,8 @@
 
     python recipes/compare.py CONFIG.yaml --seeds 0 1 2 [--option value ...]
 
-CONFIG.yaml is one of `train.py`. Each source alone runs LP-FT: its head for as long as the merge stage, then everything
-for as long as the fine-tuning. Finished runs are kept in `<output_dir>/runs.json` and not repeated.
+CONFIG.yaml is one of `train.py`. Each source alone runs LP-FT: its head for as long as the merge stage, then
+everything for as long as the fine-tuning. Finished runs are kept in `<output_dir>/runs.json` and not repeated.
 """
 
 import json

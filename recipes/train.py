@@ -3,8 +3,8 @@
     accelerate launch recipes/train.py CONFIG.yaml [--option value ...]
     python recipes/train.py CONFIG.yaml [--option value ...] [--merge.option value] [--finetune.option value]
 
-The YAML holds the options of the dataclasses below, and under `merge` and `finetune` the `TrainingArguments` of the two
-stages. `${NAME}` in it is an environment variable. What stands on the command line wins.
+The YAML holds the options of the dataclasses below, and under `merge` and `finetune` the `TrainingArguments` of the
+two stages. `${NAME}` in it is an environment variable. What stands on the command line wins.
 """
 
 import dataclasses
@@ -55,12 +55,15 @@ class SourceArguments:
     """What is merged, and how finely."""
 
     sources: list[str] = dataclasses.field(
-        default_factory=list, metadata={"help": "Anchor first: timm names, Hub ids (@revision), folders or weights files."}
+        default_factory=list,
+        metadata={"help": "Anchor first: timm names, Hub ids (@revision), folders or weights files."},
     )
     architecture: str | None = dataclasses.field(
         default=None, metadata={"help": "timm name of the network, where the anchor is a weights file."}
     )
-    granularity: str = dataclasses.field(default="filter", metadata={"help": "model, layer, filter, kernel or element."})
+    granularity: str = dataclasses.field(
+        default="filter", metadata={"help": "model, layer, filter, kernel or element."}
+    )
     constraint: str = dataclasses.field(default="complementary", metadata={"help": "complementary or convex."})
     init: float = dataclasses.field(default=0.0, metadata={"help": "Starting weight of every other source."})
 
@@ -69,7 +72,9 @@ class SourceArguments:
 class DataArguments:
     """The target task."""
 
-    data: str = dataclasses.field(default="", metadata={"help": "Image folder, Hub data set id, or MedMNIST-style .npz."})
+    data: str = dataclasses.field(
+        default="", metadata={"help": "Image folder, Hub data set id, or MedMNIST-style .npz."}
+    )
     data_name: str | None = dataclasses.field(default=None, metadata={"help": "Configuration of a Hub data set."})
     data_revision: str | None = dataclasses.field(default=None, metadata={"help": "Revision of a Hub data set."})
     image_column: str = dataclasses.field(default="image", metadata={"help": "Column that holds the images."})
@@ -117,7 +122,7 @@ class Settings:
 
 
 def read_options(argv: Sequence[str]) -> dict[str, Any]:
-    """YAML file (first argument, optional) and command line as one mapping; `merge` and `finetune` are mappings in it."""
+    """YAML file (first argument, optional) and command line as one mapping, with one in it for each stage."""
     arguments = list(argv)
     options: dict[str, Any] = {}
     if arguments and not arguments[0].startswith("--"):

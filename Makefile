@@ -1,0 +1,37 @@
+# Every target works from a bare clone: the environment is made on first use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+CODE = medmerge_hf recipes tests
+
+.PHONY: demo quality style test test-slow
+
+$(VENV)/.dev: setup.cfg
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --no-compile --upgrade pip
+	$(BIN)/python -m pip install -q --no-compile -e ".[dev]"
+	touch $@
+
+.venv-demo/.recipes: setup.cfg
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python -m pip install -q --no-compile --upgrade pip
+	.venv-demo/bin/python -m pip install -q --no-compile ".[recipes]"
+	touch $@
+
+demo: .venv-demo/.recipes
+	.venv-demo/bin/python recipes/demo.py
+
+quality: $(VENV)/.dev
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+
+style: $(VENV)/.dev
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -q --durations=10
+
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -q -m slow

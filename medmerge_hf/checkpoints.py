@@ -1,0 +1,84 @@
+"""A checkpoint file -> its tensors, without executing code."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import CorruptSourceError, UnsafePickleError
+
+
+logger = logging.getLogger(__name__)
+
+SAFE_SUFFIXES = (".safetensors",)
+PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "model_ema", "teacher", "student")
+
+
+def read_checkpoint(path: str) -> dict[str, Tensor]:
+    """Read the tensors of a `.safetensors` file or of a pickle that needs no code.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Name -> tensor on the CPU. Wrappers such as `{"state_dict": ...}` are opened.
+
+    Raises:
+        CorruptSourceError: truncated, of another format, or without tensors.
+        UnsafePickleError: a pickle that would execute code.
+    """
+    file = Path(path).expanduser()
+    tensors: Any = _read_safetensors(file) if file.suffix in SAFE_SUFFIXES else _read_pickle(file)
+    while isinstance(tensors, Mapping) and (
+        key := next((k for k in WRAPPER_KEYS if isinstance(tensors.get(k), Mapping)), None)
+    ):
+        logger.info("Source %s: read from its entry %r.", path, key)
+        tensors = tensors[key]
+    tensors = {k: v for k, v in tensors.items() if isinstance(v, Tensor)} if isinstance(tensors, Mapping) else {}
+    if not tensors:
+        raise CorruptSourceError(f"Source {path!r} holds no state dict (name -> tensor).")
+    return tensors
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CorruptSourceError(
+            f"Source {str(file)!r} ({file.stat().st_size} bytes) is not a complete safetensors file ({error})."
+            f"{_looks_like(file)}"
+        ) from error
+
+
+def _looks_like(file: Path) -> str:
+    start = file.open("rb").read(200)
+    if start.startswith(b"version https://git-lfs"):
+        return " It is a Git LFS pointer: fetch the file itself (`git lfs pull`, or `hf download`)."
+    if start.isascii() and start:
+        return f" It is a text file that begins with {start[:30]!r}."
+    return " Download it again."
+
+
+def _read_pickle(file: Path) -> Any:
+    import pickle
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UnsafePickleError(
+            f"Source {str(file)!r} is a pickle that is refused, since loading it would execute code or it is no "
+            f"checkpoint at all ({str(error).splitlines()[0]}). Where you trust its origin, convert it "
+            "once on a machine that you can lose: safetensors.torch.save_file(torch.load(path, weights_only=False)"
+            ".state_dict(), 'model.safetensors')."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CorruptSourceError(
+            f"Source {str(file)!r} cannot be read by torch ({error}). Download it again."
+        ) from error

@@ -1,0 +1,66 @@
+"""Shared tiny models and images. No network: the Hub is offline for every test."""
+
+import os
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from phantoms import write_task
+
+from medmerge_hf import MedMergeModel
+
+
+REAL_DATA = Path(os.environ.get("MEDMERGE_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real checkpoints and images, where they are."""
+    if not (REAL_DATA / "checkpoints").is_dir():
+        pytest.skip("no real checkpoints here: set MEDMERGE_DATA to a folder with checkpoints/ and targets/")
+    return REAL_DATA
+
+
+def network(seed: int, name: str = "test_resnet", **kwargs):
+    """A tiny network whose weights, BatchNorm statistics included, follow from the seed."""
+    torch.manual_seed(seed)
+    model = timm.create_model(name, **kwargs)
+    for key, tensor in model.state_dict().items():
+        if key.endswith(("running_mean", "bias")):
+            tensor.normal_(0, 0.1)
+        elif key.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+@pytest.fixture
+def sources():
+    return [network(0), network(1)]
+
+
+@pytest.fixture
+def model(sources):
+    """A merge of two tiny networks, with weights that are neither the one nor the other."""
+    torch.manual_seed(2)
+    model = MedMergeModel.from_sources(sources, id2label={0: "a", 1: "b", 2: "c"}, image_size=32).eval()
+    with torch.no_grad():
+        model.merge.source_bias.normal_(0.2, 0.1)
+    return model
+
+
+@pytest.fixture(scope="session")
+def images() -> torch.Tensor:
+    return torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session")
+def vessels(tmp_path_factory) -> Path:
+    """A synthetic imagefolder: 3 classes, train / validation / test."""
+    return write_task("vessels", tmp_path_factory.mktemp("vessels"), {"train": 8, "validation": 4, "test": 4})

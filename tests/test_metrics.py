@@ -1,0 +1,38 @@
+import math
+
+import numpy as np
+import pytest
+
+from medmerge_hf.metrics import AUROC, BalancedAccuracy, MacroF1, make_compute_metrics
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "f1", "balanced"),
+    [
+        ([0, 1, 1], [0, 1, 1], 1.0, 1.0),
+        ([0, 0, 0, 0], [0, 0, 0, 1], (6 / 7) / 2, 0.5),
+        ([1, 1, 0, 0], [0, 0, 1, 1], 0.0, 0.0),
+    ],
+)
+def test_known_values(predictions, references, f1, balanced):
+    assert MacroF1().compute(predictions=predictions, references=references)["macro_f1"] == pytest.approx(f1)
+    found = BalancedAccuracy().compute(predictions=predictions, references=references)["balanced_accuracy"]
+    assert found == pytest.approx(balanced)
+
+
+def test_a_class_that_is_neither_predicted_nor_present_counts_as_0():
+    compute = make_compute_metrics(3)
+    figures = compute((np.array([[9.0, 0, 0], [0, 9.0, 0]]), np.array([0, 1])))
+    assert figures["macro_f1"] == pytest.approx(2 / 3)
+    assert figures["accuracy"] == 1
+
+
+def test_auroc_is_the_average_of_one_against_the_rest():
+    scores = [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.5, 0.4], [0.3, 0.3, 0.4]]
+    found = AUROC().compute(prediction_scores=scores, references=[0, 1, 2, 2])["auroc"]
+    assert found == pytest.approx((1 + 1 + 1) / 3)
+
+
+def test_auroc_of_a_class_that_never_occurs_is_nan_with_a_warning(caplog):
+    assert math.isnan(AUROC().compute(prediction_scores=[[0.2, 0.8], [0.3, 0.7]], references=[1, 1])["auroc"])
+    assert "do not occur" in caplog.text
