@@ -108,8 +108,8 @@ def blend(anchor: Tensor, weight: Tensor, differences: Sequence[Tensor]) -> Tens
     """
     if weight.ndim != anchor.ndim + 1:
         raise SettingsError(
-            f"weight {list(weight.shape)} does not fit tensor {list(anchor.shape)}: it needs the sources first and then "
-            "as many dimensions as the tensor (kernel_shape gives them)."
+            f"weight {list(weight.shape)} does not fit tensor {list(anchor.shape)}: it needs the sources first and "
+            "then as many dimensions as the tensor (kernel_shape gives them)."
         )
     return _Blend.apply(anchor, weight, *differences)
 
@@ -205,7 +205,7 @@ class KernelWeights(nn.Module):
             sources: the same names for each other source.
         """
         for stored, source in zip(self.differences, sources, strict=True):
-            for name, difference in zip(self.names, stored, strict=True):
+            for name, difference in zip(self.names, stored.parameters(), strict=True):
                 difference.copy_(source[name]).sub_(anchor[name])
 
     @torch.no_grad()

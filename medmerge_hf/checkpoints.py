@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import CorruptSourceError, UnsafePickleError
+from .errors import CorruptSourceError, SourceNotFoundError, UnsafePickleError
 
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,13 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
         Name -> tensor on the CPU. Wrappers such as `{"state_dict": ...}` are opened.
 
     Raises:
+        SourceNotFoundError: there is no such file.
         CorruptSourceError: truncated, of another format, or without tensors.
         UnsafePickleError: a pickle that would execute code.
     """
     file = Path(path).expanduser()
+    if not file.is_file():
+        raise SourceNotFoundError(f"Source {path!r}: no such file (looked at {file.absolute()}).")
     tensors: Any = _read_safetensors(file) if file.suffix in SAFE_SUFFIXES else _read_pickle(file)
     while isinstance(tensors, Mapping) and (
         key := next((k for k in WRAPPER_KEYS if isinstance(tensors.get(k), Mapping)), None)

@@ -95,11 +95,9 @@ def _read_npz(path: Path) -> dict[str, datasets.Dataset]:
     for split in ("train", "val", "test"):
         if f"{split}_images" not in found:
             continue
-        images, labels = found[f"{split}_images"], found.get(f"{split}_labels")
-        if labels is None or len(labels) != len(images):
-            raise DataError(
-                f"{str(path)!r}: {split}_images has {len(images)} entries, {split}_labels {np.size(labels or [])}."
-            )
+        images, labels = found[f"{split}_images"], found.get(f"{split}_labels", np.empty(0))
+        if len(labels) != len(images):
+            raise DataError(f"{str(path)!r}: {split}_images has {len(images)} entries, {split}_labels {len(labels)}.")
         columns = {
             "image": [Image.fromarray(image) for image in images],
             "label": labels.reshape(len(labels), -1)[:, 0],

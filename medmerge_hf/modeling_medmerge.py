@@ -14,11 +14,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from .analysis import kernel_table, stage_statistics
 from .blending import Constraint, Granularity, KernelWeights
 from .configuration_medmerge import MedMergeConfig
-from .errors import (
-    SettingsError,
-    StateError,
-    TooFewSourcesError,
-)
+from .errors import SettingsError, StateError, TooFewSourcesError
 from .export import (
     KERNEL_WEIGHTS,
     MERGE_CONFIG,
@@ -206,8 +202,7 @@ class MedMergeModel(PreTrainedModel):
         return self.merge is None and self.network.supports_gradient_checkpointing
 
     @supports_gradient_checkpointing.setter
-    def supports_gradient_checkpointing(self, value: bool) -> None:
-        """The network decides."""
+    def supports_gradient_checkpointing(self, value: bool) -> None: ...
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         self.network._set_gradient_checkpointing(enable, *args, **kwargs)
@@ -285,8 +280,8 @@ class MedMergeModel(PreTrainedModel):
 
     def _small_state(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a merge cannot take from its sources again: kernel weights, head, buffers."""
-        small = state_dict.keys() - set(self._frozen_names())
-        return {name: state_dict[name].detach().cpu().clone() for name in sorted(small)}
+        frozen = set(self._frozen_names())
+        return {name: t.detach().cpu().clone() for name, t in state_dict.items() if name not in frozen}
 
     def save_pretrained(
         self,
@@ -389,11 +384,13 @@ class MedMergeModel(PreTrainedModel):
         """The weights of all sources, in either state.
 
         Returns:
-            A `pandas.DataFrame` with columns `tensor`, `kernel` (index, row-major over the kernels of the tensor),
-            `source` and `weight`. Over the sources the weights of a kernel sum to 1.
+            A `pandas.DataFrame` with columns `tensor`, `kernel` (row-major index), `source` and `weight`. Over the
+            sources the weights of a kernel sum to 1.
         """
         layout, parameter = self._kernels()
-        return kernel_table(layout, parameter.cpu(), [source["id"] for source in self.config.sources])
+        names = [source["id"] for source in self.config.sources]
+        names = [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+        return kernel_table(layout, parameter.cpu(), names)
 
     def kernel_weight_statistics(self) -> dict[str, float]:
         """Mean and standard deviation of the other sources' weights by stage of the network, for logs."""

@@ -80,23 +80,38 @@ def short_name(source: str) -> str:
     return name.removesuffix(".safetensors").removesuffix(".pth").removesuffix(".bin")
 
 
-def plot_scores(scores: Mapping[str, Sequence[float]], file: str | Path, label: str) -> None:
-    """Draw one row a method: its mean, and a dot a seed.
+def draw_scores(axes: Any, scores: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> None:
+    """Draw a group of bars a method, one bar a stage: its mean, and a dot a seed.
 
     Args:
-        scores: method -> a figure for each seed.
-        file: the picture.
+        axes: of matplotlib.
+        scores: method -> stage -> a figure for each seed.
         label: what the figure is.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 0.9 + 0.42 * len(scores)), layout="constrained")
-    axes = figure.subplots()
-    for row, (method, values) in enumerate(scores.items()):
-        axes.barh(row, statistics.fmean(values), color="C0" if "merge" in method.lower() else "0.75", height=0.62)
-        axes.plot(values, [row] * len(values), "o", color="0.15", ms=4)
+    for row, stages in enumerate(scores.values()):
+        height = 0.8 / len(stages)
+        for index, (stage, values) in enumerate(stages.items()):
+            place = row + (index - (len(stages) - 1) / 2) * height
+            axes.barh(
+                place,
+                statistics.fmean(values),
+                height * 0.92,
+                color=f"C{index}",
+                alpha=0.7,
+                label=None if row else stage,
+            )
+            axes.plot(values, [place] * len(values), "o", color="0.15", ms=3.5)
     axes.set_yticks(range(len(scores)), list(scores))
     axes.invert_yaxis()
-    axes.set_xlabel(label)
+    axes.set_xlabel(f"{label} (a dot a seed)")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_scores(scores: Mapping[str, Mapping[str, Sequence[float]]], file: str | Path, label: str) -> None:
+    """Save the picture of [`draw_scores`] as a file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 0.9 + 0.6 * len(scores)), layout="constrained")
+    draw_scores(figure.subplots(), scores, label)
     figure.savefig(file, dpi=120)

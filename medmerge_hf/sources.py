@@ -154,7 +154,10 @@ def _resolve_on_hub(source: str) -> SourceReference:
 
     name, _, revision = source.removeprefix("hf-hub:").partition("@")
     if "/" not in name:
-        cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(name) else None
+        try:
+            cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=False)
+        except RuntimeError:  # no such network, or no such weights of it
+            cfg = None
         if cfg is None or not cfg.hf_hub_id:
             raise SourceNotFoundError(
                 f"Source {source!r} is no file, no folder, no timm network with pretrained weights and no Hub id "
@@ -258,13 +261,25 @@ def _load_module(module: nn.Module, architecture: str | None) -> LoadedSource:
     if hasattr(config, "model_type"):
         network_config = config.to_dict()
     elif isinstance(cfg := getattr(module, "pretrained_cfg", None), dict) and cfg.get("architecture"):
-        channels = cfg["input_size"][0]
-        network_config = timm_config(cfg["architecture"], cfg, {} if channels == 3 else {"in_chans": channels})
+        network_config = _timm_module_config(module, cfg)
     elif architecture:
         network_config = timm_config(architecture)
     name = (network_config or {}).get("architecture") or architecture
     reference = SourceReference(f"memory:{type(module).__name__}", "memory", architecture=name)
     return LoadedSource(reference, module.state_dict(), network_config)
+
+
+def _timm_module_config(module: nn.Module, cfg: dict[str, Any]) -> dict[str, Any]:
+    """timm notes the network's name in it, but not the number of channels that it was made for."""
+    stem = cfg["first_conv"] if isinstance(cfg["first_conv"], str) else cfg["first_conv"][0]
+    channels = module.get_parameter(f"{stem}.weight").shape[1]
+    _, *size = cfg["input_size"]
+    cfg, args = {**cfg, "input_size": [channels, *size]}, {}
+    if channels != len(cfg["mean"]):
+        cfg |= {key: [sum(cfg[key]) / len(cfg[key])] * channels for key in ("mean", "std")}
+    if channels != 3:
+        args["in_chans"] = channels
+    return timm_config(cfg["architecture"], cfg, args)
 
 
 def identify(

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 from train import (
     Settings,
     evaluate,
@@ -117,10 +118,21 @@ def summary(rows: Sequence[Mapping[str, Any]], split: str) -> str:
     return f"{markdown_table(header, table)}\n\n{line}"
 
 
+def stage_scores(rows: Sequence[Mapping[str, Any]], split: str) -> dict[str, dict[str, list[float]]]:
+    """Method -> stage -> macro F1 of each seed."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        stages = scores.setdefault(title(row["method"]), {"after stage 1": [], "fine-tuned": []})
+        for stage, values in zip(("merged", "finetuned"), stages.values(), strict=True):
+            values.append(row[f"{stage}_{split}_macro_f1"])
+    return scores
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     hf_logging.set_verbosity_warning()
+    datasets.disable_progress_bars()
     try:
         options = read_options(sys.argv[1:] if argv is None else argv)
         seeds = options.pop("seeds", ["0"])
@@ -132,10 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     split = "test" if "finetuned_test_macro_f1" in rows[0] else "validation"
     text = summary(rows, split)
     (folder / "comparison.md").write_text(text + "\n")
-    methods = dict.fromkeys(row["method"] for row in rows)
-    key = f"finetuned_{split}_macro_f1"
-    scores = {title(method): [row[key] for row in rows if row["method"] == method] for method in methods}
-    plot_scores(scores, folder / "comparison.png", f"{split} macro F1 after fine-tuning (a dot a seed)")
+    plot_scores(stage_scores(rows, split), folder / "comparison.png", f"{split} macro F1")
     print(f"\n{text}\n\nWritten to {folder}")
 
 

@@ -11,20 +11,23 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import timm
 import torch
-from compare import MERGE, lp_ft, title
+from compare import MERGE, run_one, stage_scores
 from phantoms import TASKS, write_task
 from train import evaluate, label_names, load_data, make_settings, make_trainer, run
 from transformers import pipeline, set_seed
 from transformers.utils import logging as hf_logging
 
 from medmerge_hf import MedMergeModel, single_source_model
-from medmerge_hf.report import markdown_table, mean_and_spread
+from medmerge_hf.report import draw_scores, markdown_table, mean_and_spread
 
 
 ARCHITECTURE = "test_resnet"
@@ -34,8 +37,8 @@ TARGET = "vessels"
 OPTIONS: dict[str, Any] = {
     "image_size": 64,
     "crop_scale": [0.7, 1.0],
-    "merge": {"num_train_epochs": 15, "learning_rate": 1e-2, "kernel_learning_rate": 1e-2, "disable_tqdm": True},
-    "finetune": {"num_train_epochs": 15, "learning_rate": 1e-3, "disable_tqdm": True},
+    "merge": {"num_train_epochs": 10, "learning_rate": 1e-2, "kernel_learning_rate": 1e-2, "disable_tqdm": True},
+    "finetune": {"num_train_epochs": 10, "learning_rate": 1e-3, "disable_tqdm": True},
 }
 
 
@@ -61,20 +64,18 @@ def train_source(task: str, seed: int, folder: Path, out: Path) -> float:
     return evaluate(trainer, target, "source")["source_validation_macro_f1"]
 
 
-def compare_methods(folder: Path, out: Path) -> dict[str, list[dict[str, float]]]:
+def compare_methods(folder: Path, out: Path) -> list[dict[str, Any]]:
     """Each source alone and their merge, every seed, the same number of steps."""
     sources = [str(out / task) for task in SOURCES]
-    rows: dict[str, list[dict[str, float]]] = {method: [] for method in [*sources, MERGE]}
+    rows: list[dict[str, Any]] = []
     for seed in SEEDS:
         place = {"data": str(folder / TARGET), "output_dir": str(out / f"merged_seed{seed}"), "seed": seed}
         settings = make_settings({**OPTIONS, **place, "sources": sources})
         target = load_data(settings)
         for source in sources:
-            set_seed(seed)
-            model = single_source_model(source, id2label=label_names(target), image_size=OPTIONS["image_size"])
-            rows[source].append(lp_ft(model, target, settings))
+            rows.append({"method": source, **run_one(source, settings, target)})
             shutil.rmtree(settings.run.output_dir)
-        rows[MERGE].append(run(settings))
+        rows.append({"method": MERGE, **run(settings)})
     return rows
 
 
@@ -93,64 +94,59 @@ def check_export(export: Path, folder: Path) -> str:
     )
 
 
-def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+def table(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """Macro F1 on the test images after each stage, mean and spread over seeds."""
-    lines = [
-        [
-            title(method),
-            *(mean_and_spread([run[f"{stage}_test_macro_f1"] for run in runs]) for stage in ("merged", "finetuned")),
-        ]
-        for method, runs in rows.items()
-    ]
+    lines = [[method, *(mean_and_spread(values) for values in stages.values())] for method, stages in scores.items()]
     return markdown_table(["method", "macro F1 after stage 1", "after fine-tuning"], lines)
 
 
-def draw_figure(rows: Mapping[str, Sequence[Mapping[str, float]]], folder: Path, file: Path) -> None:
+def draw_figure(scores: Mapping[str, Mapping[str, Sequence[float]]], folder: Path, file: Path) -> None:
     """Examples of the three tasks above the scores on the target."""
     from matplotlib.figure import Figure
     from PIL import Image
 
-    figure = Figure(figsize=(8, 5.2), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.7])
-    for column, (task, axes) in enumerate(zip([*SOURCES, TARGET], top.subplots(1, 3), strict=True)):
+    figure = Figure(figsize=(8.5, 4.4), layout="constrained")
+    for column, task in enumerate([*SOURCES, TARGET]):
         files = [next((folder / task / "train" / name).iterdir()) for name in TASKS[task][1]]
-        axes.imshow(Image.fromarray(np.hstack([Image.open(f).convert("RGB") for f in files])))
+        axes = figure.add_subplot(2, 3, column + 1)
+        axes.imshow(np.hstack([np.asarray(Image.open(file).convert("RGB")) for file in files]))
         axes.set_title(f"{'target' if column == 2 else f'source {column + 1}'}: {task} (synthetic)", fontsize=9)
         axes.axis("off")
-    axes = bottom.subplots()
-    for place, runs in enumerate(rows.values()):
-        for offset, (stage, name, colour) in enumerate(
-            [("merged", "after stage 1", "C1"), ("finetuned", "fine-tuned", "C0")]
-        ):
-            values = [run[f"{stage}_test_macro_f1"] for run in runs]
-            x = place + 0.36 * (offset - 0.5)
-            axes.bar(x, sum(values) / len(values), 0.34, color=colour, alpha=0.75, label=name if place == 0 else None)
-            axes.plot([x] * len(values), values, "o", color="0.15", ms=4)
-    axes.set_xticks(range(len(rows)), [title(method) for method in rows])
-    axes.set_ylabel("test macro F1 (a dot a seed)")
-    axes.set_ylim(0, 1)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    draw_scores(figure.add_subplot(2, 1, 2), scores, "test macro F1")
     figure.savefig(file, dpi=120)
+
+
+def make_folder(out: Path) -> Path:
+    """An empty folder; only what an earlier demo left is removed."""
+    if out.exists() and not (out / "synthetic").is_dir():
+        raise SystemExit(f"{out} exists and is no folder of an earlier demo: name another.")
+    shutil.rmtree(out, ignore_errors=True)
+    return out / "synthetic"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run from the command line."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     start = time.perf_counter()
     out = Path([*(sys.argv[1:] if argv is None else argv), "demo"][0])
-    shutil.rmtree(out, ignore_errors=True)
-    folder = out / "synthetic"
-    print("Drawing three synthetic tasks (phantoms, no medical images) ...")
+    folder = make_folder(out)
+    print("Drawing three synthetic tasks (phantoms, no medical images).")
     draw_tasks(folder)
     for seed, task in enumerate(SOURCES):
-        print(f"Training source {task!r} from scratch: macro F1 {train_source(task, seed, folder, out):.3f}")
-    rows = compare_methods(folder, out)
-    draw_figure(rows, folder, out / "demo.png")
+        print(f"Training source {task!r} from scratch ...", flush=True)
+        with redirect_stdout(StringIO()):  # the trainer's log lines
+            score = train_source(task, seed, folder, out)
+        print(f"  macro F1 on its own task: {score:.3f}")
     print(
-        f"\nTarget {TARGET!r}, 48 labelled images, {len(SEEDS)} seeds, the same steps for every method:\n\n{table(rows)}\n"
+        f"Target {TARGET!r}, 48 labelled images: {len(SEEDS)} seeds, each source alone and the merge ...", flush=True
     )
+    with redirect_stdout(StringIO()):
+        scores = stage_scores(compare_methods(folder, out), "test")
+    draw_figure(scores, folder, out / "demo.png")
+    print(f"\n{table(scores)}\n\nMean and standard deviation over seeds; the same number of steps for every method.")
     print(check_export(out / f"merged_seed{SEEDS[-1]}", folder))
     print(f"Figure: {out / 'demo.png'}. Took {time.perf_counter() - start:.0f} s.")
 

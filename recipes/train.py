@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 import yaml
 from transformers import EarlyStoppingCallback, HfArgumentParser, TrainingArguments, set_seed
@@ -168,7 +169,12 @@ def _words(options: Mapping[str, Any]) -> list[str]:
 
 
 def _parse(kinds: Any, options: Mapping[str, Any]) -> Any:
-    return HfArgumentParser(kinds).parse_args_into_dataclasses(args=_words(options), look_for_args_file=False)
+    parsed = HfArgumentParser(kinds).parse_args_into_dataclasses(
+        args=_words(options), look_for_args_file=False, return_remaining_strings=True
+    )
+    if parsed[-1]:
+        raise SettingsError(f"Unknown options: {' '.join(parsed[-1])}.")
+    return parsed[:-1]
 
 
 def make_settings(options: Mapping[str, Any]) -> Settings:
@@ -300,6 +306,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("medmerge_hf").setLevel(logging.INFO)
     hf_logging.set_verbosity_warning()
+    datasets.disable_progress_bars()
     try:
         settings = make_settings(read_options(sys.argv[1:] if argv is None else argv))
         figures = run(settings)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from medmerge_hf.data import Pixels, load_target
@@ -94,6 +95,15 @@ def test_images_without_labels_are_refused(vessels):
 def test_wrong_labels_are_refused(tmp_path, labels, message):
     with pytest.raises(DataError, match=message):
         load_target(save_npz(tmp_path / "a.npz", labels=labels))
+
+
+def test_unlabelled_images_of_a_data_set_are_refused(tmp_path):
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["ill", "well"])})
+    rows = {"image": [Image.new("L", (4, 4), i) for i in range(12)], "label": [0, 1, -1] * 4}
+    (tmp_path / "data").mkdir()
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data" / "train-0.parquet")
+    with pytest.raises(DataError, match=r"labels \['-1'\] outside 0\.\.1"):
+        load_target(str(tmp_path / "data"), validation_fraction=0.25)
 
 
 def test_no_validation_at_all_is_refused(tmp_path):

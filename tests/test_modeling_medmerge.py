@@ -120,6 +120,7 @@ def test_kernel_weights_are_a_tidy_table_whose_weights_sum_to_1(model):
     assert list(table.columns) == ["tensor", "kernel", "source", "weight"]
     backbone = backbone_parameters(model.network)
     assert len(table) == 2 * sum(p.shape[0] for p in backbone.values())
+    assert table["source"].nunique() == 2
     sums = table.assign(first=range(len(table))).groupby(["tensor", "kernel"])["weight"].sum()
     assert sums.between(1 - 1e-5, 1 + 1e-5).all()
 
@@ -153,7 +154,7 @@ def test_one_source_is_refused(sources):
     ("settings", "message"),
     [
         ({}, "no labels"),
-        ({"num_labels": 0}, "0 labels"),
+        ({"num_labels": 0}, "no labels"),
         ({"num_labels": 3, "id2label": {0: "a"}}, "names 1 classes"),
         ({"num_labels": 2, "granularity": "channel"}, "not one of model, layer, filter"),
         ({"num_labels": 2, "constraint": "simplex"}, "not one of complementary, convex"),

@@ -128,7 +128,7 @@ def test_wrong_options_are_refused(config, tmp_path, monkeypatch):
     (tmp_path / "b.yaml").write_text("data: ${NO_SUCH_VARIABLE}/x")
     with pytest.raises(SettingsError, match="environment variable NO_SUCH_VARIABLE"):
         read_options([str(tmp_path / "b.yaml")])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SettingsError, match="Unknown options: --no_such_option 1"):
         make_settings(read_options([str(config), "--no_such_option", "1"]))
 
 

@@ -11,7 +11,8 @@ def test_kernel_weight_picture_is_drawn(model, tmp_path):
 
 
 def test_score_picture_is_drawn(tmp_path):
-    plot_scores({"a": [0.1, 0.2], "MedMerge": [0.3, 0.4]}, tmp_path / "a.png", "macro F1")
+    scores = {"a": {"merged": [0.1, 0.2]}, "MedMerge": {"merged": [0.3, 0.4]}}
+    plot_scores(scores, tmp_path / "a.png", "macro F1")
     assert np.ptp(matplotlib.image.imread(tmp_path / "a.png")[..., :3]) > 0.5
 
 
