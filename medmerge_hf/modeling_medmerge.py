@@ -105,7 +105,7 @@ class MedMergeModel(PreTrainedModel):
             init: weight of every other source at the start; 0 is the anchor.
 
         Returns:
-            A model in the merging state.
+            A model in the merging state, in eval mode.
 
         Raises:
             SourceError: one of its kinds; the message names the source, the tensor and the way out.
@@ -131,7 +131,7 @@ class MedMergeModel(PreTrainedModel):
         model = cls.from_anchor(anchor, config, image_size)
         name = anchor.reference.architecture
         model.attach([anchor, *(load_source(source, name) for source in sources[1:])])
-        return model
+        return model.eval()
 
     @classmethod
     def from_anchor(

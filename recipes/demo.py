@@ -105,7 +105,7 @@ def draw_figure(scores: Mapping[str, Mapping[str, Sequence[float]]], folder: Pat
     from matplotlib.figure import Figure
     from PIL import Image
 
-    figure = Figure(figsize=(8.5, 4.4), layout="constrained")
+    figure = Figure(figsize=(8.5, 3.9), layout="constrained")
     for column, task in enumerate([*SOURCES, TARGET]):
         files = [next((folder / task / "train" / name).iterdir()) for name in TASKS[task][1]]
         axes = figure.add_subplot(2, 3, column + 1)
