@@ -177,12 +177,11 @@ class MedMergeModel(PreTrainedModel):
         names = [source.reference.id for source in loaded]
         anchor = harmonise_onto(self.network, loaded[0].tensors, names[0], anchor=True)
         others = [harmonise_onto(self.network, s.tensors, n) for s, n in zip(loaded[1:], names[1:], strict=True)]
-        shapes = {name: p.shape for name, p in backbone_parameters(self.network).items()}
-        tensors = [{name: anchor[name] for name in shapes}, *others]
+        backbone = backbone_parameters(self.network)
+        tensors = [{name: anchor[name] for name in backbone}, *others]
         self.config.sources = identify([source.reference for source in loaded], tensors, self.config.sources)
         load_backbone(self.network, anchor)
-        for parameter in backbone_parameters(self.network).values():
-            parameter.requires_grad_(False)
+        shapes = {name: parameter.requires_grad_(False).shape for name, parameter in backbone.items()}
         self.merge = KernelWeights(shapes, len(loaded), self.config.granularity, self.config.constraint)
         self.merge.set_sources(anchor, others)
         self.merge.reset(self.config.init)
