@@ -1,13 +1,22 @@
-"""Shared tiny models and images. No network: the Hub is offline for every test."""
+"""Shared tiny models and images, and a loopback Hub. Nothing leaves this machine, no cache of the user is touched."""
 
 import os
-
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-
+import tempfile
 from pathlib import Path
+
+from hub_server import TOKEN, Hub
+
+
+# Read by huggingface_hub when it is imported.
+HUB = Hub()
+os.environ |= {
+    "HF_ENDPOINT": HUB.url,
+    "HF_HOME": tempfile.mkdtemp(prefix="medmerge-hf-home-"),
+    "HF_TOKEN": TOKEN,
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
 
 import pytest
 import timm
@@ -38,6 +47,15 @@ def network(seed: int, name: str = "test_resnet", **kwargs):
         elif key.endswith("running_var"):
             tensor.uniform_(0.5, 1.5)
     return model.eval()
+
+
+@pytest.fixture
+def hub():
+    """The loopback Hub, empty and without faults."""
+    HUB.reset()
+    HUB.repos.clear()
+    yield HUB
+    HUB.reset()
 
 
 @pytest.fixture
