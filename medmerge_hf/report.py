@@ -67,9 +67,7 @@ def plot_kernel_weights(table: Any, file: str | Path) -> None:
         range(len(order)), order, rotation=45 if len(order) > 8 else 0, ha="right" if len(order) > 8 else "center"
     )
     axes.set_ylabel("kernel weight")
-    axes.set_title(
-        f"0 = {short_name(anchor)} (anchor), 1 = the other source; box: quartiles, whiskers: 1-99 %", fontsize=9
-    )
+    axes.set_title(f"0 = {short_name(anchor)}, 1 = the other source\nbox: quartiles, whiskers: 1-99 %", fontsize=8)
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(file, dpi=120)
 

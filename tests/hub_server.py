@@ -133,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
         except HubError as error:
             self.reply(error.body if error.body is not None else {"error": error.message}, error.status, error)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request  # noqa: N815
+    do_GET = do_HEAD = do_POST = do_PUT = handle_request  # noqa: N815
 
     def cut(self) -> None:
         """Reset the connection, as a network does."""
@@ -228,13 +228,6 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.commit(repo, "initial commit", {".gitattributes": self.hub.store(b"*.safetensors filter=lfs\n")})
         self.reply(answer)
 
-    def delete(self, body: bytes) -> None:
-        self.must_write()
-        wanted = json.loads(body)
-        name = f"{wanted.get('organization') or USER}/{wanted['name']}"
-        self.hub.repos.pop((f"{wanted.get('type') or 'model'}s", name), None)
-        self.reply({})
-
     def validate_yaml(self, body: bytes) -> None:
         self.reply({"errors": [], "warnings": []})
 
@@ -275,14 +268,6 @@ class Handler(BaseHTTPRequestHandler):
         repo = self.repo(kind, name)
         rows = [{"name": ref, "ref": f"refs/heads/{ref}", "targetCommit": sha} for ref, sha in repo.refs.items()]
         self.reply({"branches": rows, "tags": [], "converts": []})
-
-    def commits(self, body: bytes, kind: str, name: str, rev: str) -> None:
-        repo = self.repo(kind, name)
-        date = "2026-01-01T00:00:00.000Z"
-        rows = [
-            {"id": c.sha, "title": c.title, "message": "", "date": date, "authors": []} for c in reversed(repo.commits)
-        ]
-        self.reply(rows)
 
     def branch(self, body: bytes, kind: str, name: str, rev: str) -> None:
         self.must_write()
@@ -400,7 +385,6 @@ _API = rf"/api/{_KIND}/{_NAME}"
 ROUTES = [
     ("GET", "/api/whoami-v2", "whoami"),
     ("POST", "/api/repos/create", "create"),
-    ("DELETE", "/api/repos/delete", "delete"),
     ("POST", "/api/validate-yaml", "validate_yaml"),
     ("POST", rf"{_API}/preupload/{_REV}", "preupload"),
     ("POST", rf"{_API}/commit/{_REV}", "make_commit"),
@@ -408,7 +392,6 @@ ROUTES = [
     ("POST", rf"{_API}/branch/{_REV}", "branch"),
     ("GET", rf"{_API}/tree/{_REV}(/(?P<path>.+))?", "tree"),
     ("GET", rf"{_API}/refs", "refs"),
-    ("GET", rf"{_API}/commits/{_REV}", "commits"),
     ("GET", rf"{_API}/revision/{_REV}", "info"),
     ("GET", _API, "info"),
     ("POST", rf"/((?P<kind>datasets|spaces)/)?{_NAME}\.git/info/lfs/objects/batch", "lfs_batch"),
