@@ -1,0 +1,40 @@
+"""The README's code runs as it stands, on tiny networks that carry the names it uses."""
+
+import re
+import shutil
+from pathlib import Path
+
+import timm
+from conftest import network
+from safetensors.torch import save_file
+
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_every_python_block_runs_in_order(hub, vessels, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    timm.models.push_to_hf_hub(network(0), "timm/resnet50.a1_in1k", safe_serialization=True)
+    timm.models.push_to_hf_hub(network(1), "me/resnet50-fundus", safe_serialization=True)
+    save_file(network(2).state_dict(), "radimagenet.safetensors")
+    shutil.copytree(vessels, tmp_path / "path" / "to" / "images")
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), names)
+    assert len(blocks) >= 2
+    assert not names["model"].merging
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    assert "eval_macro_f1" in capsys.readouterr().out
+
+
+def test_its_links_and_pictures_exist():
+    links = re.findall(r"\]\(([^)#]+)\)", README.read_text())
+    local = [link for link in links if "://" not in link]
+    assert len(local) >= 3
+    assert [link for link in local if not (README.parent / link).is_file()] == []
+
+
+def test_its_commands_are_targets_of_the_makefile():
+    targets = set(re.findall(r"^([a-z-]+):", (README.parent / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"`?make ([a-z-]+)", README.read_text())) <= targets
