@@ -9,7 +9,7 @@ from .errors import SettingsError
 
 
 class MedMergeConfig(PreTrainedConfig):
-    """What a merge is made of. Saved beside every export as `merge_config.json`.
+    """What a merge is made of. Saved with every export as `medmerge/config.json`.
 
     Args:
         sources: one dict a source, the anchor first: the fields of [`SourceReference`].

@@ -15,14 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .blending import KernelWeights, blend
+from .configuration_medmerge import MedMergeConfig
 from .errors import ExportError
 from .networks import backbone_prefix
 
 
 logger = logging.getLogger(__name__)
 
-MERGE_CONFIG = "merge_config.json"
-MERGE_STATE = "merge_state.safetensors"
+# In a folder of its own: timm up to 1.0.27 does not read a folder with two safetensors files at its top.
+MERGE_CONFIG = "medmerge/config.json"
+MERGE_STATE = "medmerge/state.safetensors"
 TIMM_PREFIX = "timm_model."
 KERNEL_WEIGHTS = "merge.source_bias"
 
@@ -52,8 +54,10 @@ def staged_directory(destination: str | os.PathLike[str]) -> Iterator[Path]:
 
 def _move_into_place(staging: Path, destination: Path) -> None:
     if destination.is_dir() and any(destination.iterdir()):
-        for file in sorted(staging.iterdir()):
-            os.replace(file, destination / file.name)
+        for file in sorted(file for file in staging.rglob("*") if file.is_file()):
+            target = destination / file.relative_to(staging)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(file, target)
         return
     umask = os.umask(0)
     os.umask(umask)
@@ -126,8 +130,10 @@ def save_processor(processor: Any, folder: Path) -> None:
         processor.save_pretrained(folder)
 
 
-def save_merge_state(state: dict[str, Tensor], folder: Path) -> None:
-    """Write kernel weights, head and BatchNorm statistics of the end of the merge stage."""
+def save_merge_state(state: dict[str, Tensor], config: MedMergeConfig, folder: Path) -> None:
+    """Write what made the merge, and kernel weights, head and statistics as its merge stage ended."""
+    (folder / MERGE_STATE).parent.mkdir()
+    config.to_json_file(folder / MERGE_CONFIG)
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / MERGE_STATE)
 
 

@@ -17,7 +17,6 @@ from .configuration_medmerge import MedMergeConfig
 from .errors import SettingsError, StateError, TooFewSourcesError
 from .export import (
     KERNEL_WEIGHTS,
-    MERGE_CONFIG,
     export_network,
     no_progress_bars,
     plain_copy,
@@ -292,7 +291,7 @@ class MedMergeModel(PreTrainedModel):
     ) -> None:
         """Write the plain model, which `AutoModelForImageClassification`, `pipeline` and timm's `local-dir:` read.
 
-        Beside it stand `merge_config.json` and `merge_state.safetensors` (kernel weights, head and statistics as the
+        In its folder `medmerge/` lie the config of the merge and its state (kernel weights, head and statistics as the
         merge stage ended). The folder is written elsewhere, read back, compared and then moved into place.
 
         Args:
@@ -320,8 +319,7 @@ class MedMergeModel(PreTrainedModel):
         with staged_directory(save_directory) as folder:
             export_network(plain_copy(self.network, self.merge, state_dict), self.image_processor, folder, **kwargs)
             if small := self._small_state(state_dict) if self.merge is not None else self.merge_state:
-                save_merge_state(small, folder)
-                self.config.to_json_file(folder / MERGE_CONFIG)
+                save_merge_state(small, self.config, folder)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As `nn.Module.load_state_dict`; once collapsed, also from the tensors of an export.

@@ -74,10 +74,10 @@ with torch.no_grad():
 def test_export_holds_no_custom_code_and_no_pickle(saved):
     _, folder = saved
     config = json.loads((folder / "config.json").read_text())
-    assert sorted(f.name for f in folder.iterdir()) == [
+    assert sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()) == [
         "config.json",
-        "merge_config.json",
-        "merge_state.safetensors",
+        "medmerge/config.json",
+        "medmerge/state.safetensors",
         "model.safetensors",
     ]
     assert "auto_map" not in config
@@ -90,7 +90,7 @@ def test_merge_state_is_small(real_data, tmp_path):
     folder = real_data / "checkpoints" / "resnet18"
     files = [str(folder / "imagenet_omniart.safetensors"), str(folder / "fundus_odir.safetensors")]
     MedMergeModel.from_sources(files, architecture="resnet18", num_labels=4).save_pretrained(tmp_path / "out")
-    sizes = [(tmp_path / "out" / name).stat().st_size for name in ("merge_state.safetensors", "model.safetensors")]
+    sizes = [(tmp_path / "out" / name).stat().st_size for name in ("medmerge/state.safetensors", "model.safetensors")]
     assert sizes[0] < 0.05 * sizes[1]
 
 
@@ -119,7 +119,7 @@ def test_merging_comes_back_as_the_merge_stage_ended_whatever_happened_since(sav
 def test_an_export_saved_again_is_the_same(saved, tmp_path):
     _, folder = saved
     MedMergeModel.from_pretrained(folder).save_pretrained(tmp_path / "again")
-    for name in ("model.safetensors", "merge_state.safetensors"):
+    for name in ("model.safetensors", "medmerge/state.safetensors"):
         first, second = load_file(folder / name), load_file(tmp_path / "again" / name)
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
@@ -168,7 +168,7 @@ def test_a_model_that_diverged_is_not_saved(model, tmp_path):
 
 def test_a_full_disk_leaves_the_earlier_export_as_it_was(saved, monkeypatch):
     model, folder = saved
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     with torch.no_grad():
         model.merge.source_bias.add_(1)
 
@@ -178,7 +178,7 @@ def test_a_full_disk_leaves_the_earlier_export_as_it_was(saved, monkeypatch):
     monkeypatch.setattr("medmerge_hf.modeling_medmerge.save_merge_state", full)
     with pytest.raises(OSError, match="No space left"):
         model.save_pretrained(folder)
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
     assert [f.name for f in folder.parent.iterdir() if f.name.startswith(".")] == []
 
 

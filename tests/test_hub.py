@@ -85,4 +85,4 @@ def test_no_token_is_written_into_an_export(hub, tmp_path):
         hub.repos["models", f"tester/private{seed}"].private = True
     model = MedMergeModel.from_sources(["tester/private0", "tester/private1"], num_labels=2)
     model.save_pretrained(tmp_path / "out")
-    assert not any(TOKEN.encode() in file.read_bytes() for file in (tmp_path / "out").iterdir())
+    assert not any(TOKEN.encode() in file.read_bytes() for file in (tmp_path / "out").rglob("*.*"))
