@@ -38,6 +38,9 @@ from .sources import LoadedSource, SourceReference, identify, load_source
 from .transforms import default_processor, resize_processor, resize_timm_config, timm_processor
 
 
+PUSH_OPTIONS = ("push_to_hub", "repo_id", "commit_message", "private", "token", "revision", "create_pr", "tags")
+
+
 class MedMergeModel(PreTrainedModel):
     """An image classifier merged from several sources (MedMerge, arXiv 2403.11646).
 
@@ -72,8 +75,6 @@ class MedMergeModel(PreTrainedModel):
         self.merge_state: dict[str, Tensor] = {}
         self.image_processor: Any = timm_processor(plain) if plain.model_type == "timm_wrapper" else None
         self.post_init()
-
-    # Making one
 
     @classmethod
     def from_sources(
@@ -300,7 +301,7 @@ class MedMergeModel(PreTrainedModel):
             state_dict: instead of the model's own.
             collapse: `False` writes the small form to train on instead: kernel weights, head and statistics without
                 the sources. [`MedMergeTrainer`] does so in its `checkpoint-*` folders.
-            kwargs: of `PreTrainedModel.save_pretrained`, e.g. `max_shard_size`.
+            kwargs: of `PreTrainedModel.save_pretrained`: `max_shard_size`, `push_to_hub` and what belongs to it.
 
         Raises:
             ExportError: what was written does not read back as it is in memory.
@@ -309,6 +310,7 @@ class MedMergeModel(PreTrainedModel):
         if not is_main_process:
             return
         state_dict = self.state_dict() if state_dict is None else state_dict
+        push = {key: kwargs.pop(key) for key in PUSH_OPTIONS if key in kwargs}
         if not collapse:
             if self.merge is None:
                 raise StateError("This model is collapsed: it has only the plain form. Save it with collapse=True.")
@@ -320,6 +322,8 @@ class MedMergeModel(PreTrainedModel):
             export_network(plain_copy(self.network, self.merge, state_dict), self.image_processor, folder, **kwargs)
             if small := self._small_state(state_dict) if self.merge is not None else self.merge_state:
                 save_merge_state(small, self.config, folder)
+        if push.pop("push_to_hub", False):
+            self.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As `nn.Module.load_state_dict`; once collapsed, also from the tensors of an export.
@@ -364,8 +368,6 @@ class MedMergeModel(PreTrainedModel):
         from .loading import load_merged
 
         return load_merged(cls, str(pretrained_model_name_or_path), merging, sources, **kwargs)
-
-    # Looking at it
 
     def _kernels(self) -> tuple[KernelWeights, Tensor]:
         if self.merge is not None:

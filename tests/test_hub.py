@@ -86,3 +86,19 @@ def test_no_token_is_written_into_an_export(hub, tmp_path):
     model = MedMergeModel.from_sources(["tester/private0", "tester/private1"], num_labels=2)
     model.save_pretrained(tmp_path / "out")
     assert not any(TOKEN.encode() in file.read_bytes() for file in (tmp_path / "out").rglob("*.*"))
+
+
+def test_push_to_hub_uploads_an_export(hub, model, images):
+    model.push_to_hub("tester/pushed")
+    files = set(hub.listing("tester/pushed"))
+    assert {"config.json", "model.safetensors", "medmerge/state.safetensors", "medmerge/config.json"} <= files
+    assert not any(name.endswith(".bin") for name in files)
+    with torch.no_grad():
+        again = MedMergeModel.from_pretrained("tester/pushed")
+        assert torch.allclose(again(images).logits, model(images).logits, atol=1e-5)
+
+
+def test_saving_with_push_to_hub_uploads_the_same(hub, model, tmp_path):
+    model.save_pretrained(tmp_path / "out", push_to_hub=True, repo_id="tester/saved")
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert "medmerge/state.safetensors" in hub.listing("tester/saved")
