@@ -20,6 +20,7 @@ from train import (
     evaluate,
     label_names,
     load_data,
+    make_model,
     make_settings,
     make_trainer,
     merge_and_finetune,
@@ -50,22 +51,15 @@ def lp_ft(model: MedMergeModel, target: Any, settings: Settings) -> dict[str, fl
 def run_one(method: str, settings: Settings, target: Any) -> dict[str, float]:
     """One method with one seed: the merge, or the source of that name alone."""
     set_seed(settings.run.seed)
-    source, size = settings.source, settings.data.image_size
     if method != MERGE:
         model = single_source_model(
-            method, id2label=label_names(target), architecture=source.architecture, image_size=size
+            method,
+            id2label=label_names(target),
+            architecture=settings.source.architecture,
+            image_size=settings.data.image_size,
         )
         return lp_ft(model, target, settings)
-    model = MedMergeModel.from_sources(
-        source.sources,
-        id2label=label_names(target),
-        architecture=source.architecture,
-        image_size=size,
-        granularity=source.granularity,  # type: ignore[arg-type]
-        constraint=source.constraint,  # type: ignore[arg-type]
-        init=source.init,
-    )
-    return merge_and_finetune(model, target, settings)
+    return merge_and_finetune(make_model(settings, target), target, settings)
 
 
 def compare(options: Mapping[str, Any], seeds: Sequence[int], folder: Path) -> list[dict[str, Any]]:

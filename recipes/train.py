@@ -229,6 +229,19 @@ def label_names(target: Any) -> dict[int, str]:
     return dict(enumerate(target["train"].features["label"].names))
 
 
+def make_model(settings: Settings, target: Any) -> MedMergeModel:
+    """The sources of the settings, ready for the merge stage on a target."""
+    return MedMergeModel.from_sources(
+        settings.source.sources,
+        id2label=label_names(target),
+        architecture=settings.source.architecture,
+        image_size=settings.data.image_size,
+        granularity=settings.source.granularity,  # type: ignore[arg-type]
+        constraint=settings.source.constraint,  # type: ignore[arg-type]
+        init=settings.source.init,
+    )
+
+
 def make_trainer(model: MedMergeModel, target: Any, settings: Settings, args: TrainingArguments) -> MedMergeTrainer:
     """A trainer for one stage on the target's training and validation images."""
     if settings.run.channels_last:
@@ -272,15 +285,7 @@ def run(settings: Settings) -> dict[str, float]:
     folder = claim_output_dir(settings)
     target = load_data(settings)
     set_seed(settings.run.seed)
-    model = MedMergeModel.from_sources(
-        settings.source.sources,
-        id2label=label_names(target),
-        architecture=settings.source.architecture,
-        image_size=settings.data.image_size,
-        granularity=settings.source.granularity,  # type: ignore[arg-type]
-        constraint=settings.source.constraint,  # type: ignore[arg-type]
-        init=settings.source.init,
-    )
+    model = make_model(settings, target)
     figures = merge_and_finetune(model, target, settings)
     if settings.finetune.should_save:
         model.save_pretrained(folder)

@@ -174,8 +174,6 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.bytes_sent += len(content)
         self.wfile.write(content)
 
-    # Who asks, and for what
-
     @property
     def authorised(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
@@ -224,7 +222,7 @@ class Handler(BaseHTTPRequestHandler):
         if (kind, name) in self.hub.repos:
             raise HubError(409, "You already created this repo", body=answer)
         private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
-        repo = self.hub.repos[kind, name] = Repo(kind, name, private)
+        self.hub.repos[kind, name] = repo = Repo(kind, name, private)
         self.hub.commit(repo, "initial commit", {".gitattributes": self.hub.store(b"*.safetensors filter=lfs\n")})
         self.reply(answer)
 
