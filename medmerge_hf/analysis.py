@@ -25,26 +25,37 @@ def network_stage(name: str) -> str:
     return parts[0]
 
 
+def module_name(tensor: str) -> str:
+    """The module that a tensor belongs to.
+
+    Example:
+        >>> module_name("layer3.0.conv1.weight")
+        'layer3.0.conv1'
+    """
+    return tensor.rpartition(".")[0] or tensor
+
+
 def kernel_table(layout: KernelWeights, parameter: Tensor, sources: Sequence[str]) -> Any:
     """One row a kernel and source.
 
     Args:
         layout: names and kernel shapes.
         parameter: `[S - 1, number of kernels]`.
-        sources: their names, anchor first.
+        sources: their names, anchor first; one that occurs twice gets its place in the list added.
 
     Returns:
         A `pandas.DataFrame` with columns `tensor`, `kernel`, `source`, `weight`.
     """
     import pandas as pd
 
+    names = [name if sources.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(sources)]
     frames = []
     for name, weight in layout.split(parameter).items():
         weight = weight.reshape(len(weight), -1)
         rows = torch.cat([1 - weight.sum(dim=0, keepdim=True), weight])
         kernels = range(rows.shape[1])
         columns = {"tensor": name, "kernel": list(kernels) * len(rows)}
-        columns["source"] = [source for source in sources for _ in kernels]
+        columns["source"] = [name for name in names for _ in kernels]
         frames.append(pd.DataFrame({**columns, "weight": rows.flatten().numpy()}))
     return pd.concat(frames, ignore_index=True)
 

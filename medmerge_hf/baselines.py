@@ -7,7 +7,7 @@ from torch import nn
 from .configuration_medmerge import MedMergeConfig
 from .modeling_medmerge import MedMergeModel
 from .networks import backbone_parameters, harmonise_onto, load_backbone, target_labels
-from .sources import SourceReference, load_source
+from .sources import SourceReference, identify, load_source
 
 
 def single_source_model(
@@ -39,7 +39,9 @@ def single_source_model(
     loaded = load_source(source, architecture)
     config = MedMergeConfig(**target_labels(num_labels, id2label))
     model = MedMergeModel.from_anchor(loaded, config, image_size)
-    load_backbone(model.network, harmonise_onto(model.network, loaded.tensors, loaded.reference.id, anchor=True))
+    found = harmonise_onto(model.network, loaded.tensors, loaded.reference.id, anchor=True)
+    load_backbone(model.network, found.tensors)
+    model.config.sources = identify([loaded.reference], [found.only(backbone_parameters(model.network))], [])
     return model
 
 

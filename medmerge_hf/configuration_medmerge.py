@@ -18,6 +18,7 @@ class MedMergeConfig(PreTrainedConfig):
             bias entry), `kernel` (an (out, in) pair) or `element`.
         constraint: `complementary` (unbounded weights, the anchor gets `1 - sum`) or `convex` (softmax over sources).
         init: weight of every other source at the start; 0 is the anchor.
+        record: what was done since: target data, training, results ([`provenance`]); the model card is made of it.
         kwargs: of `PreTrainedConfig`: `num_labels`, `id2label`, `problem_type`, ...
 
     Raises:
@@ -37,6 +38,7 @@ class MedMergeConfig(PreTrainedConfig):
         granularity: Granularity = "filter",
         constraint: Constraint = "complementary",
         init: float = 0.0,
+        record: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if granularity not in GRANULARITIES:
@@ -50,6 +52,7 @@ class MedMergeConfig(PreTrainedConfig):
         self.granularity = granularity
         self.constraint = constraint
         self.init = float(init)
+        self.record = record or {}
         super().__init__(**kwargs)
 
 

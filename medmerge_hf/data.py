@@ -21,6 +21,24 @@ logger = logging.getLogger(__name__)
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
+# A name that ends so is no Hub id.
+FILE_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet", ".zip", ".tar", ".gz", ".h5", ".txt", ".dcm")
+
+
+class Target(datasets.DatasetDict):
+    """The splits of a target data set, and where they come from.
+
+    Attributes:
+        name: last part of the path or Hub id.
+        hub_id: of a data set on the Hub, else `None`.
+        revision: commit sha on the Hub, else `None`.
+    """
+
+    name: str = ""
+    hub_id: str | None = None
+    revision: str | None = None
+
+
 def load_target(
     data: str,
     *,
@@ -32,7 +50,7 @@ def load_target(
     test_fraction: float = 0.0,
     skip_unreadable: bool = False,
     seed: int = 0,
-) -> datasets.DatasetDict:
+) -> Target:
     """Load the images and labels of the target task.
 
     Args:
@@ -53,7 +71,11 @@ def load_target(
     Raises:
         DataError: no such data, no labels, a label out of range, an unreadable image, a class that a split lacks.
     """
-    raw = _read_npz(Path(data)) if data.endswith(".npz") else _read_dataset(data, name, revision)
+    origin = _find(data, revision)
+    if data.endswith(".npz"):
+        raw = _read_npz(Path(data))
+    else:
+        raw = _read_dataset(origin.hub_id or str(Path(data).expanduser()), name, origin.revision)
     splits = {}
     for split, aliases in SPLITS.items():
         found = next((raw[alias] for alias in aliases if alias in raw), None)
@@ -72,15 +94,32 @@ def load_target(
             f"{data!r} has no validation split and validation_fraction is 0: the best model is chosen on one."
         )
     _check_labels(target, data)
+    origin.update(target)
+    return origin
+
+
+def _find(data: str, revision: str | None) -> Target:
+    """What a name stands for; a revision on the Hub becomes the commit that it is now."""
+    target, path = Target(), Path(data).expanduser()
+    target.name = path.name.removesuffix(".npz")
+    if path.is_dir() or data.endswith(".npz"):
+        return target
+    if data.startswith((".", "/", "~")) or path.suffix.lower() in FILE_SUFFIXES or path.is_file():
+        raise DataError(f"{data!r}: no such folder (looked at {path.absolute()}).")
+    from huggingface_hub import HfApi
+
+    target.hub_id = data
+    try:
+        target.revision = HfApi().dataset_info(data, revision=revision).sha
+    except Exception as error:  # load_dataset explains, or has it in its cache
+        logger.debug("%s: no commit found (%s)", data, error)
+        target.revision = revision
     return target
 
 
 def _read_dataset(data: str, name: str | None, revision: str | None) -> Any:
-    path = Path(data).expanduser()
-    if not path.is_dir() and (data.startswith((".", "/", "~")) or path.suffix):
-        raise DataError(f"{data!r}: no such folder (looked at {path.absolute()}).")
     try:
-        return datasets.load_dataset(str(path) if path.is_dir() else data, name, revision=revision)
+        return datasets.load_dataset(data, name, revision=revision)
     except (OSError, ValueError, ConnectionError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{data!r} cannot be loaded as a data set ({type(error).__name__}: {error}).") from error
 

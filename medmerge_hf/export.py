@@ -1,11 +1,11 @@
-"""The folder of a collapsed model: what timm and transformers read, and beside it the small merge state."""
+"""The folder of a collapsed model (what timm and transformers read, the merge state, the card), and its upload."""
 
 import copy
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .analysis import kernel_table, stage_statistics
 from .blending import KernelWeights, blend
 from .configuration_medmerge import MedMergeConfig
 from .errors import ExportError
+from .hub import commit_export, ensure_repository, export_files
+from .model_card import CARD, FIGURE, TAGS, render_card, source_licenses
 from .networks import backbone_prefix
+from .provenance import source_name
+from .report import plot_kernel_weights
 
 
 logger = logging.getLogger(__name__)
@@ -34,7 +39,7 @@ def staged_directory(destination: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary folder beside `destination` that takes its place when the block ends without an error.
 
     An error (a full disk, a failed check, a kill) leaves `destination` as it was. A new folder appears as a whole; in
-    an existing one each file is replaced at once and foreign files stay.
+    an existing one each file is replaced at once, what is left of an earlier export goes and foreign files stay.
 
     Args:
         destination: the folder to write.
@@ -54,10 +59,12 @@ def staged_directory(destination: str | os.PathLike[str]) -> Iterator[Path]:
 
 def _move_into_place(staging: Path, destination: Path) -> None:
     if destination.is_dir() and any(destination.iterdir()):
-        for file in sorted(file for file in staging.rglob("*") if file.is_file()):
-            target = destination / file.relative_to(staging)
-            target.parent.mkdir(exist_ok=True)
-            os.replace(file, target)
+        new = [file.relative_to(staging) for file in sorted(staging.rglob("*")) if file.is_file()]
+        for path in new:
+            (destination / path).parent.mkdir(exist_ok=True)
+            os.replace(staging / path, destination / path)
+        for stale in set(export_files(destination)) - {path.as_posix() for path in new} - {CARD}:
+            (destination / stale).unlink()
         return
     umask = os.umask(0)
     os.umask(umask)
@@ -130,11 +137,93 @@ def save_processor(processor: Any, folder: Path) -> None:
         processor.save_pretrained(folder)
 
 
-def save_merge_state(state: dict[str, Tensor], config: MedMergeConfig, folder: Path) -> None:
-    """Write what made the merge, and kernel weights, head and statistics as its merge stage ended."""
-    (folder / MERGE_STATE).parent.mkdir()
+def save_merge_state(
+    state: dict[str, Tensor], config: MedMergeConfig, layout: KernelWeights | None, folder: Path
+) -> None:
+    """Write what made the merge, and kernel weights (with a picture), head and statistics as its merge stage ended.
+
+    Args:
+        state: the small state; empty for a model that is no merge.
+        config: of the model; the kernel weights' figures are noted in it.
+        layout: names and kernel shapes, where there is a state.
+        folder: the export.
+    """
+    (folder / MERGE_CONFIG).parent.mkdir()
+    if layout is not None:
+        parameter = state[KERNEL_WEIGHTS].cpu()
+        figures = {"kernel_weights": stage_statistics(layout, parameter), "kernels": parameter.shape[1]}
+        config.record = {**config.record, **figures}
+        names = [source_name(source) for source in config.sources]
+        plot_kernel_weights(kernel_table(layout, parameter, names), folder / FIGURE)
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / MERGE_STATE)
     config.to_json_file(folder / MERGE_CONFIG)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / MERGE_STATE)
+
+
+def save_card(folder: Path, destination: Path) -> None:
+    """Write the card of an export, unless it would replace one that somebody else wrote.
+
+    Args:
+        folder: the export, staged.
+        destination: where it is going to be.
+    """
+    old = destination / CARD
+    if old.is_file() and TAGS[0] not in old.read_text(errors="replace"):
+        logger.warning("%s was not written by medmerge_hf and stays as it is.", old)
+    else:
+        (folder / CARD).write_text(render_card(MedMergeConfig.from_json_file(folder / MERGE_CONFIG), destination.name))
+
+
+def push_export(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    tags: Sequence[str] | None = None,
+    run_as_future: bool = False,
+) -> Any:
+    """Upload the export in a folder as one commit; what else lies there (checkpoints, pickles, notes) stays.
+
+    The card is written anew under the repository's name. Paths of this machine are reduced to file names.
+
+    Args:
+        folder: an export.
+        repo_id: see [`MedMergeModel.push_to_hub`], as all below.
+        private: of a repository made here.
+        revision: branch.
+        create_pr: open a pull request.
+        token: of the Hub.
+        commit_message: first line.
+        commit_description: more lines.
+        tags: more of them for the card.
+        run_as_future: upload in the background.
+
+    Returns:
+        `huggingface_hub.CommitInfo`, or a `Future` of it.
+    """
+    folder = Path(folder)
+    repo_id = ensure_repository(repo_id, private=private, revision=None if create_pr else revision, token=token)
+    config = MedMergeConfig.from_json_file(folder / MERGE_CONFIG)
+    config.sources = [{**source, "id": source_name(source)} for source in config.sources]
+    for warning in source_licenses(config)[1]:
+        logger.warning("Licence of %s: %s", repo_id, warning)
+    contents: dict[str, str | bytes] = {path: str(folder / path) for path in export_files(folder)}
+    contents[CARD] = render_card(config, repo_id, tags or ()).encode()
+    contents[MERGE_CONFIG] = config.to_json_string().encode()
+    return commit_export(
+        repo_id,
+        contents,
+        commit_message=commit_message or "Upload merged model",
+        commit_description=commit_description,
+        revision=revision,
+        create_pr=create_pr,
+        token=token,
+        run_as_future=run_as_future,
+    )
 
 
 @torch.no_grad()

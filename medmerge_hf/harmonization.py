@@ -1,5 +1,6 @@
 """A source's state dict, brought under the anchor's names and checked tensor by tensor."""
 
+import dataclasses
 import hashlib
 import logging
 from collections import Counter
@@ -18,6 +19,23 @@ HEADS = {
     *("aux_classifier", "classif", "classifier", "fc", "head", "head_dist", "heads", "last_linear", "linear"),
     *("lm_head", "logits", "pooler", "projection"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Harmonised:
+    """A source under the anchor's names.
+
+    Args:
+        tensors: name -> tensor.
+        notes: what was done to get there, a phrase each.
+    """
+
+    tensors: dict[str, Tensor]
+    notes: list[str]
+
+    def only(self, names: Iterable[str]) -> "Harmonised":
+        """The same with these tensors alone."""
+        return Harmonised({name: self.tensors[name] for name in names}, self.notes)
 
 
 def find_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
@@ -122,7 +140,7 @@ def harmonise(
     head: Iterable[str] = (),
     source: str = "source",
     architecture: str = "the anchor",
-) -> dict[str, Tensor]:
+) -> Harmonised:
     """Pick the wanted tensors out of a checkpoint.
 
     Args:
@@ -134,7 +152,7 @@ def harmonise(
         architecture: how errors call the anchor's architecture.
 
     Returns:
-        The wanted tensors (floating point ones as float32) and those of `optional` that were found.
+        The wanted tensors (floating point ones as float32) and those of `optional` that were found, with notes.
 
     Raises:
         ArchitectureMismatchError: a tensor is missing, left over or of another shape.
@@ -150,15 +168,12 @@ def harmonise(
     tensors = {name: inside[name] for name in wanted}
     _check_values(tensors, source)
     dropped = [*rest, *(name for name in raw if not name.startswith(prefix))]
-    logger.info(
-        "Source %s: %d tensors matched%s%s.",
-        source,
-        len(tensors),
-        f", prefix {prefix!r} removed" if prefix else "",
-        f", dropped {_several(dropped)} (not part of the backbone)" if dropped else "",
-    )
+    notes = [f"{len(tensors)} tensors matched"]
+    notes += [f"prefix {prefix!r} removed"] if prefix else []
+    notes += [f"dropped {_several(dropped)} (not part of the backbone)"] if dropped else []
+    logger.info("Source %s: %s.", source, ", ".join(notes))
     found = {name: tensor.detach().to(torch.float32) for name, tensor in tensors.items()}
-    return found | {name: inside[name].detach() for name in optional & inside.keys()}
+    return Harmonised(found | {name: inside[name].detach() for name in optional & inside.keys()}, notes)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

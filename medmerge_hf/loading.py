@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .configuration_medmerge import MedMergeConfig
 from .errors import CorruptSourceError, SourceError, SourceNotFoundError, StateError
 from .export import MERGE_CONFIG, MERGE_STATE
+from .hub import fetch_files
 from .sources import SourceReference, load_source
 
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 
 WEIGHTS = "model.safetensors"
+EXPORT = [
+    *("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *(MERGE_CONFIG, MERGE_STATE),
+]
+# Of the keywords for the Hub, those that hold for the sources too.
+SHARED = ("token", "cache_dir", "local_files_only")
 
 
 def load_merged(
@@ -33,7 +40,7 @@ def load_merged(
     kind = _read_json(folder / "config.json").get("model_type")
     if kind == MedMergeConfig.model_type:
         config = MedMergeConfig.from_json_file(folder / "config.json")
-        return _load_merging(cls, config, load_file(folder / WEIGHTS), folder, sources)
+        return _load_merging(cls, config, load_file(folder / WEIGHTS), folder, sources, **hub)
     if not (folder / MERGE_CONFIG).is_file():
         raise StateError(
             f"{name!r} holds no {MERGE_CONFIG}: it was not exported by medmerge_hf. Load it with "
@@ -43,7 +50,7 @@ def load_merged(
     if not merging:
         return _load_collapsed(cls, config, folder)
     try:
-        return _load_merging(cls, config, load_file(folder / MERGE_STATE), folder, sources)
+        return _load_merging(cls, config, _read_state(folder), folder, sources, **hub)
     except SourceError as error:
         raise type(error)(f"{error} The collapsed model itself still loads: from_pretrained({name!r}).") from error
 
@@ -55,9 +62,13 @@ def find_folder(name: str, **hub: Any) -> Path:
         return folder
     if name.startswith((".", "/", "~")):
         raise SourceNotFoundError(f"{name!r}: no such folder (looked at {folder.absolute()}).")
-    from huggingface_hub import snapshot_download
+    return fetch_files(name, allow_patterns=EXPORT, **hub)
 
-    return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], **hub))
+
+def _read_state(folder: Path) -> dict[str, Tensor]:
+    if not (folder / MERGE_STATE).is_file():
+        raise StateError(f"{folder} holds no {MERGE_STATE}: one source was fine-tuned, nothing was merged.")
+    return load_file(folder / MERGE_STATE)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -71,12 +82,15 @@ def _load_collapsed(cls: "type[MedMergeModel]", config: MedMergeConfig, folder: 
     from transformers import AutoModelForImageClassification
 
     model = cls(config)
-    network, info = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
+    try:
+        network, info = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
+    except Exception as error:  # whatever transformers, timm or safetensors raise on missing and broken files
+        raise CorruptSourceError(f"{folder}: its network cannot be loaded ({error}).") from error
     if info["missing_keys"] or info["unexpected_keys"]:
         wrong = sorted([*info["missing_keys"], *info["unexpected_keys"]])
         raise CorruptSourceError(f"{folder}: its weights do not fit its config ({wrong[0]} first).")
     model.network = network
-    model.merge_state = load_file(folder / MERGE_STATE)
+    model.merge_state = _read_state(folder) if len(config.sources) > 1 else {}
     _read_processor(model, folder)
     return model.eval()
 
@@ -87,13 +101,15 @@ def _load_merging(
     state: Mapping[str, Tensor],
     folder: Path,
     sources: Sequence["str | SourceReference | nn.Module"] | None,
+    **hub: Any,
 ) -> "MedMergeModel":
     known = [SourceReference(**source) for source in config.sources]
     if sources is not None and len(sources) != len(known):
         raise StateError(f"sources names {len(sources)}, the merge was made of {len(known)}: {[s.id for s in known]}.")
     model = cls(config)
     wanted = zip(sources or known, known, strict=True)
-    model.attach([load_source(source, reference.architecture) for source, reference in wanted])
+    shared = {key: hub[key] for key in SHARED if key in hub}
+    model.attach([load_source(source, reference.architecture, **shared) for source, reference in wanted])
     result = model.load_state_dict(state, strict=False)
     wrong = sorted({*result.unexpected_keys, *(set(result.missing_keys) - set(model._frozen_names()))})
     if wrong:

@@ -1,14 +1,11 @@
 """[`MedMergeModel`]: several sources while they are merged, one plain network afterwards."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .analysis import kernel_table, stage_statistics
@@ -17,12 +14,7 @@ from .configuration_medmerge import MedMergeConfig
 from .errors import SettingsError, StateError, TooFewSourcesError
 from .export import (
     KERNEL_WEIGHTS,
-    export_network,
-    no_progress_bars,
     plain_copy,
-    save_merge_state,
-    save_processor,
-    staged_directory,
 )
 from .networks import (
     backbone_parameters,
@@ -34,14 +26,13 @@ from .networks import (
     target_labels,
 )
 from .normalization import recalibrate_batch_norm
+from .provenance import Stage
+from .saving import SavingModel
 from .sources import LoadedSource, SourceReference, identify, load_source
 from .transforms import default_processor, resize_processor, resize_timm_config, timm_processor
 
 
-PUSH_OPTIONS = ("push_to_hub", "repo_id", "commit_message", "private", "token", "revision", "create_pr", "tags")
-
-
-class MedMergeModel(PreTrainedModel):
+class MedMergeModel(SavingModel):
     """An image classifier merged from several sources (MedMerge, arXiv 2403.11646).
 
     It is in one of two states. **Merging**: the sources are frozen and attached; one weight a kernel and source, and
@@ -89,6 +80,7 @@ class MedMergeModel(PreTrainedModel):
         granularity: Granularity = "filter",
         constraint: Constraint = "complementary",
         init: float = 0.0,
+        token: str | bool | None = None,
     ) -> "MedMergeModel":
         """Attach sources of one architecture, ready for the merge stage.
 
@@ -103,6 +95,7 @@ class MedMergeModel(PreTrainedModel):
             granularity: what shares one weight, see [`MedMergeConfig`].
             constraint: see [`MedMergeConfig`].
             init: weight of every other source at the start; 0 is the anchor.
+            token: of the Hub, instead of the one logged in with. It is not kept.
 
         Returns:
             A model in the merging state, in eval mode.
@@ -127,10 +120,10 @@ class MedMergeModel(PreTrainedModel):
         config = MedMergeConfig(
             granularity=granularity, constraint=constraint, init=init, problem_type=problem_type, **labels
         )
-        anchor = load_source(sources[0], architecture)
+        anchor = load_source(sources[0], architecture, token=token)
         model = cls.from_anchor(anchor, config, image_size)
         name = anchor.reference.architecture
-        model.attach([anchor, *(load_source(source, name) for source in sources[1:])])
+        model.attach([anchor, *(load_source(source, name, token=token) for source in sources[1:])])
         return model.eval()
 
     @classmethod
@@ -178,12 +171,13 @@ class MedMergeModel(PreTrainedModel):
         anchor = harmonise_onto(self.network, loaded[0].tensors, names[0], anchor=True)
         others = [harmonise_onto(self.network, s.tensors, n) for s, n in zip(loaded[1:], names[1:], strict=True)]
         backbone = backbone_parameters(self.network)
-        tensors = [{name: anchor[name] for name in backbone}, *others]
-        self.config.sources = identify([source.reference for source in loaded], tensors, self.config.sources)
-        load_backbone(self.network, anchor)
+        self.config.sources = identify(
+            [source.reference for source in loaded], [anchor.only(backbone), *others], self.config.sources
+        )
+        load_backbone(self.network, anchor.tensors)
         shapes = {name: parameter.requires_grad_(False).shape for name, parameter in backbone.items()}
         self.merge = KernelWeights(shapes, len(loaded), self.config.granularity, self.config.constraint)
-        self.merge.set_sources(anchor, others)
+        self.merge.set_sources(anchor.tensors, [source.tensors for source in others])
         self.merge.reset(self.config.init)
         self.merge.to(self.device)
         self._keys_to_ignore_on_save = self._frozen_names()
@@ -194,6 +188,14 @@ class MedMergeModel(PreTrainedModel):
     def merging(self) -> bool:
         """Whether sources are attached and kernel weights learn."""
         return self.merge is not None
+
+    @property
+    def stage(self) -> Stage:
+        """What training does now: `merge`, `head` (of a frozen backbone) or `finetune`."""
+        if self.merge is not None:
+            return "merge"
+        frozen = not any(parameter.requires_grad for parameter in backbone_parameters(self.network).values())
+        return "head" if frozen else "finetune"
 
     @property
     def supports_gradient_checkpointing(self) -> bool:
@@ -275,109 +277,22 @@ class MedMergeModel(PreTrainedModel):
         """
         return self.network if self.merge is None else plain_copy(self.network, self.merge, self.state_dict())
 
-    # Saving and loading
+    # Kernel weights
 
-    def _small_state(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a merge cannot take from its sources again: kernel weights, head, buffers."""
-        frozen = set(self._frozen_names())
-        return {name: t.detach().cpu().clone() for name, t in state_dict.items() if name not in frozen}
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike[str],
-        is_main_process: bool = True,
-        state_dict: Mapping[str, Tensor] | None = None,
-        collapse: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        """Write the plain model, which `AutoModelForImageClassification`, `pipeline` and timm's `local-dir:` read.
-
-        In its folder `medmerge/` lie the config of the merge and its state (kernel weights, head and statistics as the
-        merge stage ended). The folder is written elsewhere, read back, compared and then moved into place.
-
-        Args:
-            save_directory: the folder.
-            is_main_process: `False` writes nothing.
-            state_dict: instead of the model's own.
-            collapse: `False` writes the small form to train on instead: kernel weights, head and statistics without
-                the sources. [`MedMergeTrainer`] does so in its `checkpoint-*` folders.
-            kwargs: of `PreTrainedModel.save_pretrained`: `max_shard_size`, `push_to_hub` and what belongs to it.
-
-        Raises:
-            ExportError: what was written does not read back as it is in memory.
-            StateError: `collapse=False` of a collapsed model.
-        """
-        if not is_main_process:
-            return
-        state_dict = self.state_dict() if state_dict is None else state_dict
-        push = {key: kwargs.pop(key) for key in PUSH_OPTIONS if key in kwargs}
-        if not collapse:
-            if self.merge is None:
-                raise StateError("This model is collapsed: it has only the plain form. Save it with collapse=True.")
-            with no_progress_bars():
-                super().save_pretrained(save_directory, state_dict=self._small_state(state_dict), **kwargs)
-                save_processor(self.image_processor, Path(save_directory))
-            return
-        with staged_directory(save_directory) as folder:
-            export_network(plain_copy(self.network, self.merge, state_dict), self.image_processor, folder, **kwargs)
-            if small := self._small_state(state_dict) if self.merge is not None else self.merge_state:
-                save_merge_state(small, self.config, folder)
-        if push.pop("push_to_hub", False):
-            self.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As `nn.Module.load_state_dict`; once collapsed, also from the tensors of an export.
-
-        Raises:
-            StateError: tensors of an export, while merging. They hold no kernel weights: a plain `Trainer` cannot
-                resume a merge or go back to its best weights. [`MedMergeTrainer`] can.
-        """
-        if any(name.startswith("network.") for name in state_dict):
-            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+    def _layout(self) -> KernelWeights:
+        """Names and kernel shapes of the kernel weights."""
         if self.merge is not None:
-            raise StateError(
-                "These are the tensors of a collapsed export, without kernel weights. To resume a merge or load its "
-                "best checkpoint, train with MedMergeTrainer; it writes checkpoints that hold them."
-            )
-        return self.network.load_state_dict(state_dict, strict=strict, assign=assign)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        merging: bool = False,
-        sources: Sequence["str | SourceReference | nn.Module"] | None = None,
-        **kwargs: Any,
-    ) -> "MedMergeModel":
-        """Load an export, or a checkpoint of the merge stage.
-
-        Args:
-            pretrained_model_name_or_path: a folder or a Hub id.
-            merging: attach the sources again, as the merge stage ended. A checkpoint of the merge stage always does.
-            sources: where the sources are now, if not where the config says; they must hold the same weights.
-            kwargs: of `hf_hub_download`: `revision`, `token`, `cache_dir`, `local_files_only`, ...
-
-        Returns:
-            The model, in eval mode.
-
-        Raises:
-            SourceError: a source that has vanished or changed; its message names it.
-            StateError: an export without merge state.
-        """
-        from .loading import load_merged
-
-        return load_merged(cls, str(pretrained_model_name_or_path), merging, sources, **kwargs)
-
-    def _kernels(self) -> tuple[KernelWeights, Tensor]:
-        if self.merge is not None:
-            return self.merge, self.merge.source_bias.detach()
-        if not self.merge_state:
-            raise StateError("This model has no kernel weights: it was not made by a merge.")
+            return self.merge
         shapes = {name: p.shape for name, p in backbone_parameters(self.network).items()}
         with torch.device("meta"):
-            layout = KernelWeights(shapes, len(self.config.sources), self.config.granularity, self.config.constraint)
-        return layout, self.merge_state[KERNEL_WEIGHTS]
+            return KernelWeights(shapes, len(self.config.sources), self.config.granularity, self.config.constraint)
+
+    def _kernel_parameter(self) -> Tensor:
+        if self.merge is not None:
+            return self.merge.source_bias.detach().cpu()
+        if not self.merge_state:
+            raise StateError("This model has no kernel weights: it was not made by a merge.")
+        return self.merge_state[KERNEL_WEIGHTS]
 
     def kernel_weights(self) -> Any:
         """The weights of all sources, in either state.
@@ -386,15 +301,13 @@ class MedMergeModel(PreTrainedModel):
             A `pandas.DataFrame` with columns `tensor`, `kernel` (row-major index), `source` and `weight`. Over the
             sources the weights of a kernel sum to 1.
         """
-        layout, parameter = self._kernels()
-        names = [source["id"] for source in self.config.sources]
-        names = [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
-        return kernel_table(layout, parameter.cpu(), names)
+        parameter = self._kernel_parameter()
+        return kernel_table(self._layout(), parameter, [source["id"] for source in self.config.sources])
 
     def kernel_weight_statistics(self) -> dict[str, float]:
         """Mean and standard deviation of the other sources' weights by stage of the network, for logs."""
-        layout, parameter = self._kernels()
-        return stage_statistics(layout, parameter)
+        parameter = self._kernel_parameter()
+        return stage_statistics(self._layout(), parameter)
 
 
 __all__ = ["MedMergeModel"]

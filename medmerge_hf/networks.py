@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .errors import SettingsError
-from .harmonization import harmonise
+from .harmonization import Harmonised, harmonise
 
 
 # What belongs to the labels of a source, not to the network.
@@ -81,9 +81,7 @@ def backbone_buffers(network: Any) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in backbone.named_buffers() if name in saved}
 
 
-def harmonise_onto(
-    network: Any, tensors: Mapping[str, Tensor], source: str, anchor: bool = False
-) -> dict[str, Tensor]:
+def harmonise_onto(network: Any, tensors: Mapping[str, Tensor], source: str, anchor: bool = False) -> Harmonised:
     """Bring a checkpoint under the names of a network's backbone ([`harmonization.harmonise`]).
 
     Args:
@@ -93,7 +91,7 @@ def harmonise_onto(
         anchor: whether the floating point buffers (BatchNorm statistics) are wanted too.
 
     Returns:
-        Name below the backbone -> tensor.
+        Its tensors, by their names below the backbone, and notes.
     """
     wanted: dict[str, Tensor] = dict(backbone_parameters(network))
     buffers = backbone_buffers(network)
@@ -107,7 +105,7 @@ def harmonise_onto(
         source=source,
         architecture=architecture_name(network),
     )
-    return {name: found[name] for name in found if anchor or name in wanted}
+    return found if anchor else found.only(wanted)
 
 
 def load_backbone(network: Any, tensors: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .analysis import network_stage
+from .analysis import module_name, network_stage
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -38,7 +38,7 @@ def mean_and_spread(values: Sequence[float]) -> str:
 
 
 def plot_kernel_weights(table: Any, file: str | Path) -> None:
-    """Draw the spread of the other sources' kernel weights by stage of the network.
+    """Draw the other sources' kernel weights layer by layer: median, quartiles, and 5-95 % of each.
 
     Args:
         table: of [`MedMergeModel.kernel_weights`].
@@ -47,29 +47,37 @@ def plot_kernel_weights(table: Any, file: str | Path) -> None:
     from matplotlib.figure import Figure
 
     anchor, *others = list(dict.fromkeys(table["source"]))
-    stages = table["tensor"].map(network_stage)
-    order = list(dict.fromkeys(stages))
-    figure = Figure(figsize=(1.5 + 0.55 * len(order) * len(others), 3.6), layout="constrained")
-    axes = figure.subplots()
-    for index, source in enumerate(others):
+    layers = table["tensor"].map(module_name)
+    order = list(dict.fromkeys(layers))
+    places = {layer: place for place, layer in enumerate(order)}
+    figure = Figure(figsize=(min(12, 3 + 0.16 * len(order)), 1 + 2 * len(others)), layout="constrained")
+    for index, (source, axes) in enumerate(
+        zip(others, figure.subplots(len(others), squeeze=False)[:, 0], strict=True)
+    ):
         chosen = table["source"] == source
-        values = [table["weight"][chosen & (stages == stage)].to_numpy() for stage in order]
-        places = [place + (index - (len(others) - 1) / 2) * 0.8 / len(others) for place in range(len(order))]
-        boxes = axes.boxplot(
-            values, positions=places, widths=0.6 / len(others), whis=(1, 99), showfliers=False, patch_artist=True
-        )
-        for box in boxes["boxes"]:
-            box.set_facecolor(f"C{index}")
-            box.set_alpha(0.6)
-        axes.plot([], [], color=f"C{index}", lw=6, alpha=0.6, label=short_name(source))
-    axes.axhline(0, color="0.5", lw=0.8)
-    axes.set_xticks(
-        range(len(order)), order, rotation=45 if len(order) > 8 else 0, ha="right" if len(order) > 8 else "center"
-    )
-    axes.set_ylabel("kernel weight")
-    axes.set_title(f"0 = {short_name(anchor)}, 1 = the other source\nbox: quartiles, whiskers: 1-99 %", fontsize=8)
-    axes.legend(frameon=False, fontsize=8)
+        spread = table["weight"][chosen].groupby(layers[chosen], sort=False).quantile([0.05, 0.25, 0.5, 0.75, 0.95])
+        levels = spread.unstack()
+        x = [places[layer] for layer in levels.index]
+        axes.vlines(x, levels[0.05], levels[0.95], color=f"C{index}", lw=1)
+        axes.vlines(x, levels[0.25], levels[0.75], color=f"C{index}", lw=4, alpha=0.5)
+        axes.plot(x, levels[0.5], "o", color=f"C{index}", ms=3)
+        axes.axhline(0, color="0.5", lw=0.8)
+        axes.set_ylabel("kernel weight")
+        axes.set_title(f"0 = {short_name(anchor)}, 1 = {short_name(source)}", fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        _mark_stages(axes, order, labels=index == len(others) - 1)
     figure.savefig(file, dpi=120)
+
+
+def _mark_stages(axes: Any, layers: Sequence[str], labels: bool) -> None:
+    """Name each stage of the network below its first layer, with a line before it."""
+    stages = [network_stage(layer) for layer in layers]
+    starts = [place for place, stage in enumerate(stages) if place == 0 or stages[place - 1] != stage]
+    for start in starts[1:]:
+        axes.axvline(start - 0.5, color="0.85", lw=0.8, zorder=0)
+    names = [stages[start] for start in starts] if labels else [""] * len(starts)
+    axes.set_xticks(starts, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_xlim(-1, len(layers))
 
 
 def short_name(source: str) -> str:

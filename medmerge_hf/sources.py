@@ -18,7 +18,8 @@ from .errors import (
     SettingsError,
     SourceNotFoundError,
 )
-from .harmonization import fingerprint
+from .harmonization import Harmonised, fingerprint
+from .hub import fetch_source, unreachable
 
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class SourceReference:
         revision: commit sha on the Hub; `None` for anything local.
         architecture: timm name of the network, for loaders that know it.
         sha256: of the harmonised weights ([`harmonization.fingerprint`]), once they were read.
+        license: as the Hub calls it (`apache-2.0`, ...); read off the source's card or config where it is not given.
+        notes: what was done to bring it under the anchor's names.
     """
 
     id: str
@@ -48,15 +51,8 @@ class SourceReference:
     revision: str | None = None
     architecture: str | None = None
     sha256: str | None = None
-
-    @property
-    def where(self) -> str:
-        """What timm and transformers take as a name."""
-        if self.loader != "timm":
-            return self.id
-        if self.revision is None:
-            return f"local-dir:{self.id}"
-        return f"hf-hub:{self.id}@{self.revision}"
+    license: str | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass
@@ -76,13 +72,16 @@ class LoadedSource:
     image_processor: Any = None
 
 
-def load_source(source: "str | SourceReference | nn.Module", architecture: str | None = None) -> LoadedSource:
+def load_source(
+    source: "str | SourceReference | nn.Module", architecture: str | None = None, **hub: Any
+) -> LoadedSource:
     """Read a source.
 
     Args:
         source: a timm name (`resnet18.a1_in1k`), a Hub id (`user/repo`, `hf-hub:user/repo`, either with `@revision`),
             a local folder of timm or transformers, a checkpoint file, an `nn.Module`, or a reference made earlier.
         architecture: timm name of the network, needed where the source does not say it (files, bare modules).
+        hub: of `snapshot_download`: `token`, `cache_dir`, `local_files_only`, ...
 
     Returns:
         The tensors and what is known of the network.
@@ -94,7 +93,7 @@ def load_source(source: "str | SourceReference | nn.Module", architecture: str |
     """
     if isinstance(source, nn.Module):
         return _load_module(source, architecture)
-    reference = source if isinstance(source, SourceReference) else resolve_reference(source, architecture)
+    reference = source if isinstance(source, SourceReference) else resolve_reference(source, architecture, **hub)
     if reference.loader == "memory":
         raise SourceNotFoundError(
             f"Source {reference.id!r} was a module in memory and was not saved. Pass it again: "
@@ -103,15 +102,18 @@ def load_source(source: "str | SourceReference | nn.Module", architecture: str |
     if reference.loader == "file":
         config = timm_config(reference.architecture) if reference.architecture else None
         return LoadedSource(reference, read_checkpoint(reference.id), config)
-    return _load_timm(reference) if reference.loader == "timm" else _load_transformers(reference)
+    folder = fetch_source(reference.id, reference.revision, **hub) if reference.revision else Path(reference.id)
+    reference = dataclasses.replace(reference, license=reference.license or read_license(folder))
+    return (_load_timm if reference.loader == "timm" else _load_transformers)(reference, folder)
 
 
-def resolve_reference(source: str, architecture: str | None = None) -> SourceReference:
+def resolve_reference(source: str, architecture: str | None = None, **hub: Any) -> SourceReference:
     """Find out what a string names and, on the Hub, which commit it is now.
 
     Args:
         source: see [`load_source`].
         architecture: timm name of the network, for files.
+        hub: of `hf_hub_download`.
 
     Returns:
         The reference, its revision pinned.
@@ -126,7 +128,7 @@ def resolve_reference(source: str, architecture: str | None = None) -> SourceRef
         return SourceReference(str(path), "file", architecture=architecture)
     if path.suffix in SAFE_SUFFIXES + PICKLE_SUFFIXES or source.startswith((".", "/", "~", "local-dir:")):
         raise SourceNotFoundError(f"Source {source!r}: no such file or folder (looked at {path.absolute()}).")
-    return _resolve_on_hub(source)
+    return _resolve_on_hub(source, **hub)
 
 
 def _library_of(config_file: Path, source: str) -> Loader:
@@ -147,10 +149,9 @@ def _library_of(config_file: Path, source: str) -> Loader:
     )
 
 
-def _resolve_on_hub(source: str) -> SourceReference:
+def _resolve_on_hub(source: str, **hub: Any) -> SourceReference:
     import timm
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     name, _, revision = source.removeprefix("hf-hub:").partition("@")
     if "/" not in name:
@@ -165,12 +166,9 @@ def _resolve_on_hub(source: str) -> SourceReference:
             )
         name = cfg.hf_hub_id
     try:
-        config_file = Path(hf_hub_download(name, "config.json", revision=revision or None))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise SourceNotFoundError(
-            f"Source {source!r}: {name} could not be read from the Hub ({type(error).__name__}: {error}). Check the "
-            "name, the revision, the connection, and `hf auth login` for private or gated repositories."
-        ) from error
+        config_file = Path(hf_hub_download(name, "config.json", revision=revision or None, **hub))
+    except Exception as error:  # of the client, its HTTP library or the system
+        raise unreachable(source, error) from error
     # The cache keeps a file under snapshots/<commit sha>/, online and offline alike.
     return SourceReference(name, _library_of(config_file, source), revision=config_file.parent.name)
 
@@ -211,36 +209,46 @@ def timm_config(
     return {"model_type": "timm_wrapper", "architecture": architecture, "pretrained_cfg": cfg, "model_args": args}
 
 
-def _load_timm(reference: SourceReference) -> LoadedSource:
+def read_license(folder: Path) -> str | None:
+    """The licence that a model's card or timm config states, as the Hub calls it."""
+    from huggingface_hub import ModelCard
+
+    stated: Any = None
+    try:
+        stated = ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.get("license")
+    except (OSError, ValueError):
+        logger.debug("%s has no readable card", folder)
+    stated = stated or (_read_config(folder).get("pretrained_cfg") or {}).get("license")
+    return stated if isinstance(stated, str) else None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CorruptSourceError(f"{folder / 'config.json'} cannot be read as JSON ({error}).") from error
+
+
+def _load_timm(reference: SourceReference, folder: Path) -> LoadedSource:
     import timm
 
     try:
-        model = timm.create_model(reference.where, pretrained=True)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except Exception as error:  # whatever timm's builders, safetensors or torch raise on broken files
         raise CorruptSourceError(f"Source {reference.id!r}: timm cannot load it ({error}).") from error
     architecture = model.pretrained_cfg["architecture"]
-    config = timm_config(architecture, model.pretrained_cfg, _timm_model_args(reference))
+    config = timm_config(architecture, model.pretrained_cfg, _read_config(folder).get("model_args"))
     return LoadedSource(dataclasses.replace(reference, architecture=architecture), model.state_dict(), config)
 
 
-def _timm_model_args(reference: SourceReference) -> dict[str, Any]:
-    from huggingface_hub import hf_hub_download
-
-    if reference.revision is None:
-        file = Path(reference.id) / "config.json"
-    else:
-        file = Path(hf_hub_download(reference.id, "config.json", revision=reference.revision))
-    return json.loads(file.read_text()).get("model_args") or {}
-
-
-def _load_transformers(reference: SourceReference) -> LoadedSource:
+def _load_transformers(reference: SourceReference, folder: Path) -> LoadedSource:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     try:
         model, info = AutoModelForImageClassification.from_pretrained(
-            reference.id, revision=reference.revision or "main", output_loading_info=True, dtype=torch.float32
+            folder, output_loading_info=True, dtype=torch.float32
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # likewise
         raise CorruptSourceError(f"Source {reference.id!r}: transformers cannot load it ({error}).") from error
     missing = [name for name in info["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
     if missing:
@@ -249,7 +257,7 @@ def _load_transformers(reference: SourceReference) -> LoadedSource:
             "first; transformers would fill them with random numbers."
         )
     try:
-        processor = AutoImageProcessor.from_pretrained(reference.id, revision=reference.revision or "main")
+        processor = AutoImageProcessor.from_pretrained(folder)
     except (OSError, ValueError):
         processor = None
     return LoadedSource(reference, model.state_dict(), model.config.to_dict(), processor)
@@ -283,14 +291,15 @@ def _timm_module_config(module: nn.Module, cfg: dict[str, Any]) -> dict[str, Any
 
 
 def identify(
-    references: Sequence[SourceReference], tensors: Sequence[Mapping[str, Tensor]], known: Sequence[Mapping[str, Any]]
+    references: Sequence[SourceReference], harmonised: Sequence[Harmonised], known: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Describe the sources of a merge, by what their weights are.
 
     Args:
         references: where they come from.
-        tensors: their harmonised weights.
-        known: an earlier answer that they must agree with, or nothing.
+        harmonised: their weights under the anchor's names.
+        known: an earlier answer that they must agree with, or nothing. What it says of a Hub repository stays, though
+            the same weights may come from elsewhere now.
 
     Returns:
         One dict a source, for the config.
@@ -299,7 +308,7 @@ def identify(
         DuplicateSourceError: two sources hold the same weights.
         ChangedSourceError: a source holds other weights than it did.
     """
-    prints = [fingerprint(source) for source in tensors]
+    prints = [fingerprint(source.tensors) for source in harmonised]
     for index, print_ in enumerate(prints):
         if print_ in prints[:index]:
             first = prints.index(print_)
@@ -313,7 +322,9 @@ def identify(
                 f"Source {reference.id!r} is not the one that was merged: its weights have sha256 {print_[:12]} now, "
                 f"{before['sha256'][:12]} when it was merged. Name where those weights are: sources=[...]."
             )
-    return [
-        dataclasses.asdict(dataclasses.replace(reference, sha256=print_))
-        for reference, print_ in zip(references, prints, strict=True)
-    ]
+    described = []
+    for index, (reference, source) in enumerate(zip(references, harmonised, strict=True)):
+        found = dataclasses.replace(reference, sha256=prints[index], notes=list(source.notes))
+        on_hub = index < len(known) and known[index]["revision"]
+        described.append(dict(known[index]) if on_hub else dataclasses.asdict(found))
+    return described

@@ -82,6 +82,13 @@ class Preprocessing:
     image_size: int
     interpolation: str = "bicubic"
 
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        colour = "greyscale" if len(self.mean) == 1 else "RGB"
+        mean, std = (", ".join(f"{value:.3f}" for value in values) for values in (self.mean, self.std))
+        return f"{colour}, {self.image_size} x {self.image_size} px, mean ({mean}), standard deviation ({std})"
+
     def _pixels(self, image: Image.Image) -> Image.Image:
         return image.convert("L" if len(self.mean) == 1 else "RGB")
 

@@ -15,22 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from train import (
-    Settings,
-    evaluate,
-    label_names,
-    load_data,
-    make_model,
-    make_settings,
-    make_trainer,
-    merge_and_finetune,
-    read_options,
-)
+from settings import Settings, make_settings, read_options
+from train import load_data, lp_ft, make_model, make_single, merge_and_finetune
 from transformers import set_seed
 from transformers.utils import logging as hf_logging
 
-from medmerge_hf import MedMergeModel, single_source_model
-from medmerge_hf.baselines import freeze_backbone
 from medmerge_hf.errors import MedMergeError
 from medmerge_hf.report import markdown_table, mean_and_spread, plot_scores, short_name
 
@@ -38,27 +27,11 @@ from medmerge_hf.report import markdown_table, mean_and_spread, plot_scores, sho
 MERGE = "merge"
 
 
-def lp_ft(model: MedMergeModel, target: Any, settings: Settings) -> dict[str, float]:
-    """Head alone, then everything, with the arguments of the merge's two stages."""
-    trainer = make_trainer(freeze_backbone(model), target, settings, settings.merge)
-    trainer.train()
-    trainer = make_trainer(freeze_backbone(model, False), target, settings, settings.finetune)
-    figures = evaluate(trainer, target, "merged")
-    trainer.train()
-    return figures | evaluate(trainer, target, "finetuned")
-
-
 def run_one(method: str, settings: Settings, target: Any) -> dict[str, float]:
     """One method with one seed: the merge, or the source of that name alone."""
     set_seed(settings.run.seed)
     if method != MERGE:
-        model = single_source_model(
-            method,
-            id2label=label_names(target),
-            architecture=settings.source.architecture,
-            image_size=settings.data.image_size,
-        )
-        return lp_ft(model, target, settings)
+        return lp_ft(make_single(method, settings, target), target, settings)
     return merge_and_finetune(make_model(settings, target), target, settings)
 
 

@@ -22,7 +22,8 @@ import timm
 import torch
 from compare import MERGE, run_one, stage_scores
 from phantoms import TASKS, write_task
-from train import evaluate, label_names, load_data, make_settings, make_trainer, run
+from settings import make_settings
+from train import evaluate, label_names, load_data, make_trainer, run
 from transformers import pipeline, set_seed
 from transformers.utils import logging as hf_logging
 

@@ -75,8 +75,10 @@ def test_export_holds_no_custom_code_and_no_pickle(saved):
     _, folder = saved
     config = json.loads((folder / "config.json").read_text())
     assert sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()) == [
+        "README.md",
         "config.json",
         "medmerge/config.json",
+        "medmerge/kernel_weights.png",
         "medmerge/state.safetensors",
         "model.safetensors",
     ]
@@ -175,7 +177,7 @@ def test_a_full_disk_leaves_the_earlier_export_as_it_was(saved, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("medmerge_hf.modeling_medmerge.save_merge_state", full)
+    monkeypatch.setattr("medmerge_hf.saving.save_merge_state", full)
     with pytest.raises(OSError, match="No space left"):
         model.save_pretrained(folder)
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before

@@ -3,7 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from medmerge_hf.metrics import AUROC, BalancedAccuracy, MacroF1, make_compute_metrics
+from medmerge_hf.metrics import (
+    AUROC,
+    BalancedAccuracy,
+    MacroF1,
+    _warn_missing_class,
+    bootstrap_intervals,
+    make_compute_metrics,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +40,32 @@ def test_auroc_is_the_average_of_one_against_the_rest():
     assert found == pytest.approx((1 + 1 + 1) / 3)
 
 
-def test_auroc_of_a_class_that_never_occurs_is_nan_with_a_warning(caplog):
-    assert math.isnan(AUROC().compute(prediction_scores=[[0.2, 0.8], [0.3, 0.7]], references=[1, 1])["auroc"])
-    assert "do not occur" in caplog.text
+def test_auroc_of_a_class_that_never_occurs_is_nan_with_one_warning(caplog):
+    _warn_missing_class.cache_clear()
+    for _ in range(2):
+        assert math.isnan(AUROC().compute(prediction_scores=[[0.2, 0.8], [0.3, 0.7]], references=[1, 1])["auroc"])
+    assert caplog.text.count("do not occur") == 1
+
+
+def test_bootstrap_intervals_cover_the_truth_and_shrink_with_more_images():
+    rng, compute = np.random.default_rng(0), make_compute_metrics(2)
+    widths, covered = [], 0
+    for images in (30, 300):
+        for _ in range(10):
+            labels = rng.integers(2, size=images)
+            right = rng.random(images) < 0.8
+            found = bootstrap_intervals(compute, np.eye(2)[np.where(right, labels, 1 - labels)], labels, 100)[
+                "accuracy"
+            ]
+            assert found["low"] <= found["value"] <= found["high"]
+            covered += found["low"] <= 0.8 <= found["high"]
+        widths.append(found["high"] - found["low"])
+    assert covered >= 15
+    assert widths[1] < widths[0]
+
+
+def test_bootstrap_of_a_rare_class_leaves_out_what_is_not_defined():
+    labels = np.array([0] * 9 + [1])
+    logits = np.stack([np.linspace(1, 0, 10), np.linspace(0, 1, 10)], axis=1)
+    found = bootstrap_intervals(make_compute_metrics(2), logits, labels, 50)["auroc"]
+    assert found == {"value": 1.0, "low": 1.0, "high": 1.0}

@@ -8,7 +8,8 @@ import pytest
 import timm
 from compare import main as compare_main
 from conftest import network
-from train import main, make_settings, read_options
+from settings import make_settings, read_options
+from train import main
 
 from medmerge_hf import MedMergeModel
 from medmerge_hf.errors import SettingsError
@@ -55,7 +56,7 @@ def test_train_merges_finetunes_exports_and_reports(config, tmp_path, capsys):
     model = MedMergeModel.from_pretrained(tmp_path / "out")
     assert model.config.id2label == {0: "clear", 1: "dots", 2: "patches"}
     assert model.kernel_weights()["weight"].nunique() > 10
-    assert (tmp_path / "out" / "kernel_weights.png").stat().st_size > 1000
+    assert (tmp_path / "out" / "medmerge" / "kernel_weights.png").stat().st_size > 1000
 
 
 def test_the_same_seed_gives_the_same_results_and_another_seed_others(config, tmp_path):
@@ -127,7 +128,7 @@ def test_wrong_options_are_refused(config, tmp_path, monkeypatch):
     monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)
     (tmp_path / "b.yaml").write_text("data: ${NO_SUCH_VARIABLE}/x")
     with pytest.raises(SettingsError, match="environment variable NO_SUCH_VARIABLE"):
-        read_options([str(tmp_path / "b.yaml")])
+        make_settings(read_options([str(tmp_path / "b.yaml")]))
     with pytest.raises(SettingsError, match="Unknown options: --no_such_option 1"):
         make_settings(read_options([str(config), "--no_such_option", "1"]))
 

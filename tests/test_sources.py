@@ -98,7 +98,7 @@ def test_an_unknown_timm_name_suggests_near_ones():
 
 
 def test_an_unknown_hub_id_says_what_to_check():
-    with pytest.raises(SourceNotFoundError, match="Check the name, the revision, the connection"):
+    with pytest.raises(SourceNotFoundError, match=r"nobody/nothing.*is not there"):
         load_source("nobody/nothing")
 
 

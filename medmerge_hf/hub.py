@@ -1,0 +1,145 @@
+"""The Hub: repositories come down at one revision, exports go up in one commit."""
+
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from .errors import SourceNotFoundError
+
+
+# A source's weights, whichever of these a repository has first.
+WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
+    ("open_clip_model.safetensors",),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+    ("open_clip_pytorch_model.bin",),
+)
+DESCRIPTIONS = ("config.json", "preprocessor_config.json", "README.md")
+EXPORT_FILE = re.compile(
+    r"README\.md|config\.json|preprocessor_config\.json|model(-\d+-of-\d+)?\.safetensors"
+    r"|model\.safetensors\.index\.json|medmerge/[^/]+"
+)
+
+
+def fetch_source(name: str, revision: str, **hub: Any) -> Path:
+    """Download what describes a source, and one set of its weights.
+
+    Args:
+        name: Hub id.
+        revision: commit sha, branch or tag.
+        hub: of `snapshot_download`: `token`, `cache_dir`, `local_files_only`, ...
+
+    Returns:
+        The folder in the cache.
+
+    Raises:
+        SourceNotFoundError: it cannot be read, or holds no weights under the names of timm and transformers.
+    """
+    for weights in WEIGHTS:
+        folder = fetch_files(name, revision=revision, allow_patterns=[*DESCRIPTIONS, *weights], **hub)
+        if any(fnmatch(file.name, pattern) for file in folder.iterdir() for pattern in weights):
+            return folder
+    raise SourceNotFoundError(
+        f"Source {name!r} at {revision} holds none of {', '.join(names[0] for names in WEIGHTS)} (or the "
+        "cache, where the Hub is out of reach). "
+        "Download its weights file and name that, with architecture='...'."
+    )
+
+
+def fetch_files(name: str, **hub: Any) -> Path:
+    """`snapshot_download` with errors that name the repository and the way out.
+
+    Args:
+        name: Hub id.
+        hub: of `snapshot_download`.
+
+    Returns:
+        The folder in the cache.
+
+    Raises:
+        SourceNotFoundError: it cannot be read.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, **hub))
+    except Exception as error:  # of the client, its HTTP library (which has changed its name) or the system
+        raise unreachable(name, error) from error
+
+
+def unreachable(name: str, error: Exception) -> SourceNotFoundError:
+    """What a user can do about a repository that cannot be read.
+
+    Args:
+        name: Hub id, as the user wrote it.
+        error: what the client raised.
+    """
+    from huggingface_hub import errors
+
+    kinds: list[tuple[Any, str]] = [
+        (errors.GatedRepoError, "is gated. Accept its terms on its page, then `hf auth login` or pass token=..."),
+        (
+            errors.RepositoryNotFoundError,
+            "is not there (removed, renamed?), or it is private: `hf auth login` or pass token=...",
+        ),
+        (errors.RevisionNotFoundError, "does not have this revision."),
+        (errors.HFValidationError, "is no name that a repository can have."),
+        (errors.EntryNotFoundError, "is not in the cache and the Hub cannot be reached, or it lacks this file."),
+    ]
+    way_out = next((text for kind, text in kinds if isinstance(error, kind)), "could not be read from the Hub.")
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return SourceNotFoundError(f"Source {name!r} {way_out} ({type(error).__name__}: {first_line})")
+
+
+def ensure_repository(
+    repo_id: str, *, private: bool | None = None, revision: str | None = None, token: str | bool | None = None
+) -> str:
+    """Make a model repository and a branch in it, where they are not there yet.
+
+    Args:
+        repo_id: `user/name`, or `name` for the user whose token it is.
+        private: whether a repository made here is.
+        revision: the branch; `main` is always there.
+        token: instead of the one logged in with.
+
+    Returns:
+        `user/name`.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision and not revision.startswith("refs/"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    return repo_id
+
+
+def commit_export(repo_id: str, contents: Mapping[str, str | bytes], **options: Any) -> Any:
+    """Upload an export as one commit: all of it arrives, or the files of the repository stay as they were.
+
+    Files of an earlier export that this one does not have (shards, say) are deleted by the same commit. Whatever else
+    lies in the repository is left alone.
+
+    Args:
+        repo_id: `user/name`, which is there.
+        contents: path in the repository -> path of a file, or its content.
+        options: of `HfApi.create_commit`: `commit_message`, `revision`, `create_pr`, `token`, `run_as_future`, ...
+
+    Returns:
+        `huggingface_hub.CommitInfo`, or a `Future` of it.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi(token=options.pop("token", None))
+    there = api.list_repo_files(repo_id, revision=options.get("revision"))
+    stale = [path for path in there if EXPORT_FILE.fullmatch(path) and path not in contents]
+    operations = [CommitOperationAdd(path, content) for path, content in contents.items()]
+    return api.create_commit(repo_id, [*operations, *map(CommitOperationDelete, stale)], **options)
+
+
+def export_files(folder: Path) -> list[str]:
+    """Paths, below a folder, of its files that belong to an export."""
+    paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return [path for path in paths if EXPORT_FILE.fullmatch(path)]

@@ -1,0 +1,232 @@
+"""The options of the recipes: YAML file and command line -> dataclasses."""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from medmerge_hf import MedMergeTrainingArguments
+from medmerge_hf.errors import OutputDirError, SettingsError
+
+
+STAGES = ("merge", "finetune")
+# Options that are nobody else's.
+PRIVATE = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "report_to", "disable_tqdm")
+# Of both stages, unless the YAML or the command line says otherwise.
+STAGE_DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "lr_scheduler_type": "cosine",
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "macro_f1",
+    "greater_is_better": True,
+    "logging_steps": 10,
+    "remove_unused_columns": False,
+    "dataloader_pin_memory": torch.cuda.is_available(),
+}
+
+
+@dataclasses.dataclass
+class SourceArguments:
+    """What is merged, and how finely."""
+
+    sources: list[str] = dataclasses.field(
+        default_factory=list,
+        metadata={"help": "Anchor first: timm names, Hub ids (@revision), folders or weights files."},
+    )
+    architecture: str | None = dataclasses.field(
+        default=None, metadata={"help": "timm name of the network, where the anchor is a weights file."}
+    )
+    granularity: str = dataclasses.field(
+        default="filter", metadata={"help": "model, layer, filter, kernel or element."}
+    )
+    constraint: str = dataclasses.field(default="complementary", metadata={"help": "complementary or convex."})
+    init: float = dataclasses.field(default=0.0, metadata={"help": "Starting weight of every other source."})
+
+
+@dataclasses.dataclass
+class DataArguments:
+    """The target task."""
+
+    data: str = dataclasses.field(
+        default="", metadata={"help": "Image folder, Hub data set id, or MedMNIST-style .npz."}
+    )
+    data_name: str | None = dataclasses.field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    data_revision: str | None = dataclasses.field(default=None, metadata={"help": "Revision of a Hub data set."})
+    image_column: str = dataclasses.field(default="image", metadata={"help": "Column that holds the images."})
+    label_column: str = dataclasses.field(default="label", metadata={"help": "Column that holds the classes."})
+    validation_fraction: float = dataclasses.field(
+        default=0.2, metadata={"help": "Share of the training images for validation, where no such split exists."}
+    )
+    test_fraction: float = dataclasses.field(default=0.0, metadata={"help": "Likewise for the test split."})
+    skip_unreadable: bool = dataclasses.field(default=False, metadata={"help": "Leave unreadable images out."})
+    image_size: int | None = dataclasses.field(default=None, metadata={"help": "Pixels; by default the anchor's own."})
+    crop_scale: list[float] = dataclasses.field(
+        default_factory=lambda: [0.5, 1.0], metadata={"help": "Area that a random crop keeps, from - to."}
+    )
+    color_jitter: float = dataclasses.field(default=0.2, metadata={"help": "Strength of the colour jitter."})
+
+
+@dataclasses.dataclass
+class RunArguments:
+    """The run as a whole."""
+
+    output_dir: str = dataclasses.field(default="", metadata={"help": "Export, results and checkpoints go here."})
+    seed: int = dataclasses.field(default=0, metadata={"help": "Of splits, head, order and augmentation."})
+    report_to: str = dataclasses.field(default="none", metadata={"help": "tensorboard, trackio, wandb, ..."})
+    channels_last: bool = dataclasses.field(
+        default=False, metadata={"help": "Keep convolution weights channels last: faster on most CPUs and GPUs."}
+    )
+    sources_alone: bool = dataclasses.field(
+        default=False, metadata={"help": "Also train each source alone, as long as the merge, for the model card."}
+    )
+    push_to_hub: bool = dataclasses.field(default=False, metadata={"help": "Upload the export, with its model card."})
+    hub_model_id: str | None = dataclasses.field(
+        default=None, metadata={"help": "user/name; by default the name of output_dir."}
+    )
+    hub_private_repo: bool | None = dataclasses.field(
+        default=None, metadata={"help": "Whether a repository made here is private."}
+    )
+    patience: int | None = dataclasses.field(
+        default=None, metadata={"help": "Stop a stage after so many evaluations without a better macro F1."}
+    )
+
+
+@dataclasses.dataclass
+class Settings:
+    """All of a run, and the options that it was made from."""
+
+    source: SourceArguments
+    data: DataArguments
+    run: RunArguments
+    merge: MedMergeTrainingArguments
+    finetune: TrainingArguments
+    options: dict[str, Any]
+
+
+def read_options(argv: Sequence[str]) -> dict[str, Any]:
+    """YAML file (first argument, optional) and command line as one mapping, with one in it for each stage."""
+    arguments = list(argv)
+    options: dict[str, Any] = {}
+    if arguments and not arguments[0].startswith("--"):
+        options = _read_yaml(Path(arguments.pop(0)))
+    options |= {stage: dict(options.get(stage) or {}) for stage in STAGES}
+    while arguments:
+        name = arguments.pop(0)
+        if not name.startswith("--"):
+            raise SettingsError(f"Expected an option such as --seed, found {name!r}.")
+        name, found, value = name[2:].partition("=")
+        values = [value] if found else []
+        while arguments and not arguments[0].startswith("--"):
+            values.append(arguments.pop(0))
+        stage, dot, option = name.partition(".")
+        where, key = (options[stage], option) if dot and stage in STAGES else (options, name)
+        where[key] = values if len(values) > 1 or key in ("sources", "crop_scale") else (values or ["true"])[0]
+    return options
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text()
+    except OSError as error:
+        raise SettingsError(f"Config {str(file)!r} cannot be read ({error}).") from error
+    options = yaml.safe_load(text)
+    if not isinstance(options, dict):
+        raise SettingsError(f"Config {str(file)!r} is not a mapping of options.")
+    return options
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    """A mapping as command line words, which is the one form that `HfArgumentParser` converts types from."""
+    words = []
+    for key, value in options.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, (list, tuple)) else [value]
+        words += [f"--{key}", *(json.dumps(v) if isinstance(v, (dict, bool)) else str(v) for v in values)]
+    return words
+
+
+def _parse(kinds: Any, options: Mapping[str, Any]) -> Any:
+    parsed = HfArgumentParser(kinds).parse_args_into_dataclasses(
+        args=_words(options), look_for_args_file=False, return_remaining_strings=True
+    )
+    if parsed[-1]:
+        raise SettingsError(f"Unknown options: {' '.join(parsed[-1])}.")
+    return parsed[:-1]
+
+
+def expand(value: Any) -> Any:
+    """Environment variables in the strings of a mapping or list."""
+    if isinstance(value, Mapping):
+        return {key: expand(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [expand(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    for name in re.findall(r"\$\{(\w+)\}", value):
+        if name not in os.environ:
+            raise SettingsError(f"{value} needs the environment variable {name}: run as `{name}=... python ...`.")
+    return os.path.expandvars(value)
+
+
+def make_settings(raw: Mapping[str, Any]) -> Settings:
+    """Dataclasses from [`read_options`]."""
+    options = expand(raw)
+    rest = {key: value for key, value in options.items() if key not in STAGES}
+    source, data, run = _parse((SourceArguments, DataArguments, RunArguments), rest)
+    for name, value in (("sources", source.sources), ("data", data.data), ("output_dir", run.output_dir)):
+        if not value:
+            raise SettingsError(f"--{name} is missing: give it in the YAML or on the command line.")
+    shared = {**STAGE_DEFAULTS, "seed": run.seed, "report_to": run.report_to}
+    stages = {
+        stage: _parse(kind, {**shared, "output_dir": f"{run.output_dir}/{stage}", **options.get(stage, {})})[0]
+        for stage, kind in (("merge", MedMergeTrainingArguments), ("finetune", TrainingArguments))
+    }
+    return Settings(source, data, run, **stages, options=dict(raw))
+
+
+def claim_output_dir(settings: Settings) -> Path:
+    """Make the output folder, unless another run's files are in it."""
+    folder = Path(settings.run.output_dir)
+    mine = yaml.safe_dump(
+        {
+            key: {k: v for k, v in value.items() if k != "hub_token"} if key in STAGES else value
+            for key, value in settings.options.items()
+        }
+    )
+    record = folder / "run.yaml"
+    if folder.is_dir() and any(folder.iterdir()) and not (record.is_file() and record.read_text() == mine):
+        held = "another run (its run.yaml differs)" if record.is_file() else "other files"
+        raise OutputDirError(f"{folder} already holds {held}. Choose another --output_dir, or move it away.")
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(mine)
+    return folder
+
+
+def recipe_of(settings: Settings, revisions: Mapping[str, Any]) -> str:
+    """The options of a run as YAML for the model card, without places on this machine and without tokens.
+
+    Args:
+        settings: of the run.
+        revisions: options that say exactly what was used, instead of what the user wrote.
+    """
+
+    def public(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: public(item) for key, item in value.items() if key not in PRIVATE}
+        if isinstance(value, list):
+            return [public(item) for item in value]
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    return yaml.safe_dump(public({**settings.options, **revisions}), sort_keys=False)
