@@ -17,6 +17,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         |---|----|
         | 1 | 2  |
     """
+    header, *rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
@@ -63,7 +64,8 @@ def plot_kernel_weights(table: Any, file: str | Path) -> None:
         axes.plot(x, levels[0.5], "o", color=f"C{index}", ms=3)
         axes.axhline(0, color="0.5", lw=0.8)
         axes.set_ylabel("kernel weight")
-        axes.set_title(f"0 = {short_name(anchor)}, 1 = {short_name(source)}", fontsize=9)
+        caption = "dot: median, bar: quartiles, line: 5-95 %"
+        axes.set_title(f"0 = {short_name(anchor)}, 1 = {short_name(source)}   ({caption})", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         _mark_stages(axes, order, labels=index == len(others) - 1)
     figure.savefig(file, dpi=120)

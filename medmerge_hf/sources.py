@@ -103,6 +103,8 @@ def load_source(
         config = timm_config(reference.architecture) if reference.architecture else None
         return LoadedSource(reference, read_checkpoint(reference.id), config)
     folder = fetch_source(reference.id, reference.revision, **hub) if reference.revision else Path(reference.id)
+    if not folder.is_dir():
+        raise SourceNotFoundError(f"Source {reference.id!r}: no such folder (looked at {folder.absolute()}).")
     reference = dataclasses.replace(reference, license=reference.license or read_license(folder))
     return (_load_timm if reference.loader == "timm" else _load_transformers)(reference, folder)
 

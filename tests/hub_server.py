@@ -54,14 +54,14 @@ class HubError(Exception):
 class Hub:
     """The state of the server, and its faults."""
 
-    def __init__(self) -> None:
+    def __init__(self, handler: Any = None) -> None:
         self.lock = threading.RLock()
         self.repos: dict[tuple[str, str], Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.bytes_sent = 0
         self.fault: Callable[[int, str, str], str | None] = lambda index, method, path: None
-        handler = type("BoundHandler", (Handler,), {"hub": self})
+        handler = type("BoundHandler", (handler or Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -98,10 +98,6 @@ class Hub:
 
 def git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def is_lfs(path: str) -> bool:
-    return path.endswith(LFS_SUFFIXES)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -239,7 +235,11 @@ class Handler(BaseHTTPRequestHandler):
     def row(self, path: str, digest: str) -> dict[str, Any]:
         content = self.hub.blobs[digest]
         row: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": git_oid(content)}
-        return {**row, "lfs": {"oid": digest, "size": len(content), "pointerSize": 130}} if is_lfs(path) else row
+        return (
+            {**row, "lfs": {"oid": digest, "size": len(content), "pointerSize": 130}}
+            if path.endswith(LFS_SUFFIXES)
+            else row
+        )
 
     def tree(self, body: bytes, kind: str, name: str, rev: str, path: str | None = None) -> None:
         commit = self.revision(self.repo(kind, name), rev)
@@ -251,9 +251,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply([self.row(p, d) for p, d in files.items()])
             return
         folders = sorted({below + p[len(below) :].split("/")[0] for p in files if "/" in p[len(below) :]})
-        rows = [
-            {"type": "directory", "path": f, "oid": hashlib.sha1(f.encode()).hexdigest(), "size": 0} for f in folders
-        ]
+        rows = [{"type": "directory", "path": f, "oid": git_oid(f.encode()), "size": 0} for f in folders]
         self.reply(rows + [self.row(p, d) for p, d in files.items() if "/" not in p[len(below) :]])
 
     def paths_info(self, body: bytes, kind: str, name: str, rev: str) -> None:
@@ -285,13 +283,10 @@ class Handler(BaseHTTPRequestHandler):
         answer = []
         for file in json.loads(body)["files"]:
             path, digest = file["path"], known.get(file["path"])
-            row = {
-                "path": path,
-                "uploadMode": "lfs" if is_lfs(path) and file["size"] else "regular",
-                "shouldIgnore": False,
-            }
+            mode = "lfs" if path.endswith(LFS_SUFFIXES) and file["size"] else "regular"
+            row = {"path": path, "uploadMode": mode, "shouldIgnore": False}
             if digest:
-                row["oid"] = digest if is_lfs(path) else git_oid(self.hub.blobs[digest])
+                row["oid"] = digest if path.endswith(LFS_SUFFIXES) else git_oid(self.hub.blobs[digest])
             answer.append(row)
         self.reply({"files": answer})
 
@@ -316,8 +311,11 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.store(body)
         self.reply({})
 
+    def lfs_size(self, oid: str) -> int:
+        return len(self.hub.blobs[oid]) if oid in self.hub.blobs else -1
+
     def lfs_verify(self, body: bytes, oid: str) -> None:
-        if len(self.hub.blobs.get(oid, b"")) != json.loads(body)["size"]:
+        if self.lfs_size(oid) != json.loads(body)["size"]:
             raise HubError(404, "no such object")
         self.reply({})
 
@@ -337,7 +335,7 @@ class Handler(BaseHTTPRequestHandler):
             elif entry["key"] == "file":
                 files[value["path"]] = self.hub.store(base64.b64decode(value["content"]))
             elif entry["key"] == "lfsFile":
-                if len(self.hub.blobs.get(value["oid"], b"")) != value["size"]:
+                if self.lfs_size(value["oid"]) != value["size"]:
                     raise HubError(400, f"LFS object of {value['path']} was not uploaded")
                 files[value["path"]] = value["oid"]
             elif entry["key"] == "deletedFile":
@@ -363,9 +361,12 @@ class Handler(BaseHTTPRequestHandler):
             error = HubError(404, f"Entry {path} not found", "EntryNotFound")
             self.reply({"error": error.message}, 404, error, {"X-Repo-Commit": commit.sha})
             return
+        self.reply_file(digest, path, headers)
+
+    def reply_file(self, digest: str, path: str, headers: dict[str, str]) -> None:
         content = self.hub.blobs[digest]
-        headers["ETag"] = f'"{digest if is_lfs(path) else git_oid(content)}"'
-        if is_lfs(path):
+        headers["ETag"] = f'"{digest if path.endswith(LFS_SUFFIXES) else git_oid(content)}"'
+        if path.endswith(LFS_SUFFIXES):
             headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if not asked:

@@ -1,0 +1,125 @@
+import datasets
+import pytest
+import torch
+from conftest import network
+from huggingface_hub import ModelCard
+from PIL import Image
+from transformers import TrainingArguments
+
+from medmerge_hf import MedMergeModel, MedMergeTrainer, make_compute_metrics, single_source_model
+from medmerge_hf.data import Target
+from medmerge_hf.errors import SettingsError
+from medmerge_hf.model_card import render_card
+from medmerge_hf.provenance import record_data, record_result
+
+
+FIGURES = {"macro_f1": {"value": 0.5, "low": 0.4, "high": 0.6}, "auroc": {"value": float("nan"), "low": 0, "high": 1}}
+
+
+def trainer(model, images, folder):
+    data = [{"pixel_values": image, "labels": index % 3} for index, image in enumerate(images)]
+    arguments = TrainingArguments(str(folder), max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True)
+    return MedMergeTrainer(
+        model, arguments, train_dataset=data, eval_dataset=data, compute_metrics=make_compute_metrics(3)
+    )
+
+
+def test_a_card_of_a_merge_of_files_names_no_base_model_and_says_that_nothing_is_known(model):
+    card = ModelCard(render_card(model.config, "me/merged"))
+    assert card.data.base_model is None
+    assert card.data.get("base_model_relation") is None
+    assert (card.data.library_name, card.data.pipeline_tag, card.data.license) == (
+        "timm",
+        "image-classification",
+        "unknown",
+    )
+    assert "model-index" not in card.data.to_dict()
+    assert "Nothing was recorded" in card.text
+    assert "states no licence" in card.text
+
+
+def test_only_hub_ids_become_base_models(model):
+    model.config.sources[1] |= {"id": "timm/resnet18.a1_in1k", "revision": "a" * 40, "license": "apache-2.0"}
+    card = ModelCard(render_card(model.config, "merged"))
+    assert (card.data.base_model, card.data.base_model_relation) == (["timm/resnet18.a1_in1k"], "merge")
+    assert "a" * 12 in card.text
+
+
+def test_results_become_a_model_index_without_nan_and_of_the_last_stage(model):
+    record_result(model.config, "test", 20, {"macro_f1": {"value": 0.2, "low": 0.1, "high": 0.3}})
+    model.config.record["training"] = {"finetune": {"seed": 0}}
+    record_result(model.config, "test", 20, FIGURES)
+    card = ModelCard(render_card(model.config, "me/merged"))
+    [result] = card.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_split) == ("f1", 0.5, "test")
+    assert (result.metric_args["low"], result.metric_args["high"]) == (0.4, 0.6)
+    assert "0.500 (0.400 - 0.600)" in card.text
+    assert "0.200 (0.100 - 0.300)" in card.text
+    assert "not trained alone" in card.text
+
+
+def test_training_and_results_are_noted_by_the_trainer_and_survive_the_export(model, images, tmp_path):
+    first = trainer(model, images, tmp_path)
+    first.train()
+    first.record_results(first.eval_dataset)
+    assert [row["after"] for row in model.config.record["results"]] == ["merged"]
+    first.collapse()
+    second = trainer(model, images, tmp_path)
+    second.train()
+    figures = second.record_results(second.eval_dataset, "validation")
+    again = MedMergeModel.from_pretrained(saved(model, tmp_path / "out")).config.record
+    assert list(again["training"]) == ["finetune", "merge"]
+    assert again["training"]["merge"]["steps_taken"] == 1
+    assert [(row["after"], row["split"]) for row in again["results"]] == [
+        ("merged", "test"),
+        ("fine-tuned", "validation"),
+    ]
+    assert again["results"][1]["metrics"] == figures
+    second.train()
+    assert [row["after"] for row in model.config.record["results"]] == ["merged"]  # the later ones are no longer true
+
+
+def saved(model, folder):
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_results_need_metrics(model, images, tmp_path):
+    bare = trainer(model, images, tmp_path)
+    bare.compute_metrics = None
+    with pytest.raises(SettingsError, match="compute_metrics"):
+        bare.record_results(bare.eval_dataset)
+
+
+def test_the_data_table_keeps_the_order_of_splits_and_classes(model):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ill", "a|b"])})
+    rows = datasets.Dataset.from_dict({"image": [Image.new("L", (4, 4))] * 3, "label": [0, 1, 1]}, features=features)
+    target = Target({"validation": rows, "train": rows})
+    target.name = "scans"
+    record_data(model.config, target)
+    text = render_card(model.config, "merged")
+    assert text.index("| train ") < text.index("| validation ")
+    assert "| ill | a\\|b | all |" in text
+
+
+def test_a_source_trained_alone_has_a_card_too(tmp_path, images):
+    torch.manual_seed(0)
+    model = single_source_model(network(0), num_labels=3, image_size=32)
+    folder = saved(model, tmp_path / "alone")
+    assert "fine-tuned from one pretrained checkpoint" in (folder / "README.md").read_text()
+    assert "The merge" not in (folder / "README.md").read_text()
+    again = MedMergeModel.from_pretrained(folder)
+    with torch.no_grad():
+        assert torch.allclose(again(images).logits, model.eval()(images).logits, atol=1e-5)
+
+
+def test_a_card_that_somebody_else_wrote_stays(model, tmp_path, caplog):
+    (tmp_path / "README.md").write_text("# My project")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project"
+    assert "stays as it is" in caplog.text
+    model.save_pretrained(tmp_path / "new")
+    first = (tmp_path / "new" / "README.md").read_text()
+    torch.nn.init.zeros_(model.merge.source_bias)
+    model.save_pretrained(tmp_path / "new")
+    assert (tmp_path / "new" / "README.md").read_text() != first
