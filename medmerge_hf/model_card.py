@@ -22,7 +22,7 @@ METRICS = {
     "accuracy": ("accuracy", "accuracy"),
     "auroc": ("roc_auc", "AUROC"),
 }
-INTERVAL = {"confidence_level": 0.95, "method": "percentile bootstrap over images, 1000 resamples"}
+INTERVAL = {"confidence_level": 0.95, "method": "percentile bootstrap over images"}
 
 
 def render_card(config: MedMergeConfig, name: str, tags: Sequence[str] = ()) -> str:
@@ -101,7 +101,12 @@ def eval_results(config: MedMergeConfig) -> list[Any]:
             metric_type=METRICS.get(metric, (metric, metric))[0],
             metric_name=METRICS.get(metric, (metric, metric))[1],
             metric_value=round(found["value"], 4),
-            metric_args={"low": round(found["low"], 4), "high": round(found["high"], 4), **INTERVAL},
+            metric_args={
+                "low": round(found["low"], 4),
+                "high": round(found["high"], 4),
+                **INTERVAL,
+                "resamples": row["resamples"],
+            },
         )
         for row in own
         if row["after"] == last
@@ -140,6 +145,7 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
         "data_table": _data_table(record.get("data", {}).get("splits", {})),
         "training_table": _training_table(record.get("training", {})),
         "results_table": _results_table(results),
+        "resamples": min((row["resamples"] for row in results), default=0),
         "alone": any(row["method"] != METHOD for row in results),
         "recipe": record.get("recipe", "").strip(),
         "versions": ", ".join(f"{library} {number}" for library, number in record.get("versions", {}).items()),

@@ -71,7 +71,9 @@ def record_training(config: MedMergeConfig, stage: Stage, args: Any, state: Any)
     }
 
 
-def record_result(config: MedMergeConfig, split: str, images: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+def record_result(
+    config: MedMergeConfig, split: str, images: int, metrics: Mapping[str, Mapping[str, float]], resamples: int
+) -> None:
     """Note how good the model is as it stands.
 
     Args:
@@ -79,11 +81,13 @@ def record_result(config: MedMergeConfig, split: str, images: int, metrics: Mapp
         split: which images.
         images: how many.
         metrics: metric -> its `value`, and `low` and `high` end of its 95 % interval.
+        resamples: of the bootstrap behind it.
     """
     stage = next((stage for stage in ("finetune", "head") if stage in config.record.get("training", {})), "merge")
     place = {"method": method_name(config), "after": AFTER[stage], "split": split}
     others = [row for row in config.record.get("results", []) if not place.items() <= row.items()]
-    config.record = {**config.record, "results": [*others, {**place, "images": images, "metrics": dict(metrics)}]}
+    row = {**place, "images": images, "metrics": dict(metrics), "resamples": resamples}
+    config.record = {**config.record, "results": [*others, row]}
 
 
 def versions() -> dict[str, str]:

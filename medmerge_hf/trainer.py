@@ -107,12 +107,13 @@ class MedMergeTrainer(Trainer):
             record_training(model.config, model.stage, self.args, self.state)
         return output
 
-    def record_results(self, dataset: Any, split: str = "test") -> dict[str, dict[str, float]]:
+    def record_results(self, dataset: Any, split: str = "test", resamples: int = 1000) -> dict[str, dict[str, float]]:
         """Evaluate, with 95 % intervals (bootstrap over images), and note the figures for the model card.
 
         Args:
             dataset: as `evaluate` takes it.
             split: what the card calls these images.
+            resamples: of the bootstrap.
 
         Returns:
             Figure of `compute_metrics` -> `value`, `low`, `high`.
@@ -120,8 +121,8 @@ class MedMergeTrainer(Trainer):
         if self.compute_metrics is None:
             raise SettingsError("record_results needs a trainer with compute_metrics=make_compute_metrics(...).")
         output = self.predict(dataset, metric_key_prefix=split)
-        figures = bootstrap_intervals(self.compute_metrics, output.predictions, output.label_ids)
-        record_result(self._plain_wrapper().config, split, len(output.label_ids), figures)
+        figures = bootstrap_intervals(self.compute_metrics, output.predictions, output.label_ids, resamples)
+        record_result(self._plain_wrapper().config, split, len(output.label_ids), figures, resamples)
         return figures
 
     def collapse(self) -> MedMergeModel:

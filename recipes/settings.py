@@ -90,6 +90,9 @@ class RunArguments:
     sources_alone: bool = dataclasses.field(
         default=False, metadata={"help": "Also train each source alone, as long as the merge, for the model card."}
     )
+    resamples: int = dataclasses.field(
+        default=1000, metadata={"help": "Of the bootstrap behind the intervals on the model card."}
+    )
     push_to_hub: bool = dataclasses.field(default=False, metadata={"help": "Upload the export, with its model card."})
     hub_model_id: str | None = dataclasses.field(
         default=None, metadata={"help": "user/name; by default the name of output_dir."}

@@ -80,14 +80,15 @@ def make_trainer(model: MedMergeModel, target: Any, settings: Settings, args: Tr
     )
 
 
-def evaluate(trainer: MedMergeTrainer, target: Any, prefix: str, record: bool = False) -> dict[str, float]:
+def evaluate(trainer: MedMergeTrainer, target: Any, prefix: str, record: int = 0) -> dict[str, float]:
     """Metrics on validation and test, as `<prefix>_<split>_<metric>`.
 
     Args:
         trainer: with the model.
         target: the data set.
         prefix: of the metrics' names.
-        record: note those on test (on validation, where there is no test split) with intervals for the model card.
+        record: note those on test (or validation, where there is no test split) for the model card, with intervals
+            from so many resamples.
     """
     transform = resolve_preprocessing(trainer.model).eval_transform
     figures: dict[str, float] = {}
@@ -96,13 +97,11 @@ def evaluate(trainer: MedMergeTrainer, target: Any, prefix: str, record: bool = 
             figures |= trainer.evaluate(Pixels(target[split], transform), metric_key_prefix=f"{prefix}_{split}")
     if record:
         split = "test" if "test" in target else "validation"
-        trainer.record_results(Pixels(target[split], transform), split)
+        trainer.record_results(Pixels(target[split], transform), split, record)
     return {key: value for key, value in figures.items() if "per_second" not in key and key != "epoch"}
 
 
-def merge_and_finetune(
-    model: MedMergeModel, target: Any, settings: Settings, record: bool = False
-) -> dict[str, float]:
+def merge_and_finetune(model: MedMergeModel, target: Any, settings: Settings, record: int = 0) -> dict[str, float]:
     """Both stages of a merge; the model is left fine-tuned."""
     trainer = make_trainer(model, target, settings, settings.merge)
     trainer.train()
@@ -113,7 +112,7 @@ def merge_and_finetune(
     return figures | evaluate(trainer, target, "finetuned", record)
 
 
-def lp_ft(model: MedMergeModel, target: Any, settings: Settings, record: bool = False) -> dict[str, float]:
+def lp_ft(model: MedMergeModel, target: Any, settings: Settings, record: int = 0) -> dict[str, float]:
     """What the merge is measured against: the head alone, then everything, with the arguments of the two stages."""
     trainer = make_trainer(freeze_backbone(model), target, settings, settings.merge)
     trainer.train()
@@ -139,7 +138,7 @@ def train_alone(model: MedMergeModel, target: Any, settings: Settings) -> None:
     for source in settings.source.sources:
         set_seed(settings.run.seed)
         single = make_single(source, settings, target)
-        lp_ft(single, target, settings, record=True)
+        lp_ft(single, target, settings, record=settings.run.resamples)
         rows = model.config.record["results"] + single.config.record["results"]
         model.config.record = {**model.config.record, "results": rows}
 
@@ -160,7 +159,7 @@ def run(settings: Settings) -> dict[str, float]:
     set_seed(settings.run.seed)
     model = make_model(settings, target)
     record_data(model.config, target)
-    figures = merge_and_finetune(model, target, settings, record=True)
+    figures = merge_and_finetune(model, target, settings, record=settings.run.resamples)
     if settings.run.sources_alone:
         train_alone(model, target, settings)
     if settings.finetune.should_save:

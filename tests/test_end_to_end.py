@@ -24,6 +24,7 @@ CONFIG = """
 sources: [tester/natural@main, tester/medical]
 data: tester/scans
 image_size: {size}
+resamples: {resamples}
 sources_alone: true
 merge: {{num_train_epochs: {merge}, kernel_learning_rate: 0.02, learning_rate: 0.001, use_cpu: true}}
 finetune: {{num_train_epochs: {finetune}, learning_rate: 0.0001, use_cpu: true, hub_token: hf_never_to_be_seen}}
@@ -50,7 +51,7 @@ def publish_source(model, name, license_):
 
 def tiny(vessels, real):
     sources = [network(seed) for seed in range(2)]
-    return sources, vessels, {"size": 32, "merge": 1, "finetune": 1}
+    return sources, vessels, {"size": 32, "resamples": 50, "merge": 1, "finetune": 1}
 
 
 def real_fundus(vessels, real):
@@ -62,7 +63,7 @@ def real_fundus(vessels, real):
         assert wrong.missing_keys == ["fc.weight", "fc.bias"]
         assert not wrong.unexpected_keys
         sources.append(model)
-    return sources, real / "targets" / "fundus_dr", {"size": 112, "merge": 4, "finetune": 4}
+    return sources, real / "targets" / "fundus_dr", {"size": 112, "resamples": 1000, "merge": 4, "finetune": 4}
 
 
 @pytest.mark.parametrize("case", [tiny, pytest.param(real_fundus, marks=pytest.mark.slow)])

@@ -46,9 +46,9 @@ def test_only_hub_ids_become_base_models(model):
 
 
 def test_results_become_a_model_index_without_nan_and_of_the_last_stage(model):
-    record_result(model.config, "test", 20, {"macro_f1": {"value": 0.2, "low": 0.1, "high": 0.3}})
+    record_result(model.config, "test", 20, {"macro_f1": {"value": 0.2, "low": 0.1, "high": 0.3}}, 50)
     model.config.record["training"] = {"finetune": {"seed": 0}}
-    record_result(model.config, "test", 20, FIGURES)
+    record_result(model.config, "test", 20, FIGURES, 50)
     card = ModelCard(render_card(model.config, "me/merged"))
     [result] = card.data.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_split) == ("f1", 0.5, "test")
@@ -61,12 +61,12 @@ def test_results_become_a_model_index_without_nan_and_of_the_last_stage(model):
 def test_training_and_results_are_noted_by_the_trainer_and_survive_the_export(model, images, tmp_path):
     first = trainer(model, images, tmp_path)
     first.train()
-    first.record_results(first.eval_dataset)
+    first.record_results(first.eval_dataset, resamples=50)
     assert [row["after"] for row in model.config.record["results"]] == ["merged"]
     first.collapse()
     second = trainer(model, images, tmp_path)
     second.train()
-    figures = second.record_results(second.eval_dataset, "validation")
+    figures = second.record_results(second.eval_dataset, "validation", resamples=50)
     again = MedMergeModel.from_pretrained(saved(model, tmp_path / "out")).config.record
     assert list(again["training"]) == ["finetune", "merge"]
     assert again["training"]["merge"]["steps_taken"] == 1

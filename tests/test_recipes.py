@@ -20,6 +20,7 @@ CONFIG = """
 sources: [{sources}/0, {sources}/1]
 data: {data}
 image_size: 32
+resamples: 20
 output_dir: {out}
 merge: {{num_train_epochs: 1, kernel_learning_rate: 0.05, use_cpu: true, disable_tqdm: true}}
 finetune: {{num_train_epochs: 1, learning_rate: 0.001, use_cpu: true, disable_tqdm: true}}
