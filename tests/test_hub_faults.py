@@ -95,4 +95,4 @@ def test_a_pull_that_breaks_off_leaves_no_broken_file_and_succeeds_the_second_ti
         hub.reset()
         assert not MedMergeModel.from_pretrained("tester/merged", cache_dir=cache).merging
         shutil.rmtree(cache)
-    print(f"pull, {how} at each of {count} requests: {outcomes}")  # noqa: T201
+    print(f"pull, {how} at each of {count} requests: {outcomes}")
