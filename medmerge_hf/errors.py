@@ -52,6 +52,10 @@ class StateError(MedMergeError):
     """The model is not in the state (merging or collapsed) that the call needs."""
 
 
+class CheckpointError(MedMergeError):
+    """A checkpoint cannot be resumed from."""
+
+
 class DataError(MedMergeError):
     """The target data set cannot be trained on: no labels, unreadable images, empty classes, ..."""
 

@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +50,10 @@ def staged_directory(destination: str | os.PathLike[str]) -> Iterator[Path]:
     """
     destination = Path(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+    for left in destination.parent.glob(f".{destination.name}-*"):
+        if re.fullmatch(rf"\.{re.escape(destination.name)}-\w{{8}}\.staging", left.name):
+            shutil.rmtree(left)  # of a run that was killed in here
+    staging = Path(tempfile.mkdtemp(".staging", f".{destination.name}-", destination.parent))
     try:
         yield staging
         _move_into_place(staging, destination)

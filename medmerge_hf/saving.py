@@ -13,6 +13,7 @@ from .blending import KernelWeights
 from .configuration_medmerge import MedMergeConfig
 from .errors import SettingsError, StateError
 from .export import (
+    KERNEL_WEIGHTS,
     export_network,
     no_progress_bars,
     plain_copy,
@@ -154,9 +155,15 @@ class SavingModel(PreTrainedModel):
         """As `nn.Module.load_state_dict`; once collapsed, also from the tensors of an export.
 
         Raises:
-            StateError: tensors of an export, while merging. They hold no kernel weights: a plain `Trainer` cannot
-                resume a merge or go back to its best weights. [`MedMergeTrainer`] can.
+            StateError: tensors of an export, while merging: they hold no kernel weights, so a plain `Trainer` cannot
+                resume a merge or go back to its best weights ([`MedMergeTrainer`] can). Or tensors of the merge stage,
+                once collapsed.
         """
+        if self.merge is None and KERNEL_WEIGHTS in state_dict:
+            raise StateError(
+                "This is a checkpoint of the merge stage, and the model is collapsed. from_pretrained(checkpoint) "
+                "gives the model that it belongs to."
+            )
         if any(name.startswith("network.") for name in state_dict):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         if self.merge is not None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import PushInProgress
 
-from .errors import SettingsError
+from .errors import CheckpointError, SettingsError
 from .export import push_export
 from .metrics import bootstrap_intervals
 from .modeling_medmerge import MedMergeModel
 from .provenance import record_result, record_training
+from .resuming import checkpoint_problems, discard_incomplete, last_checkpoint, stopped_early
 
 
 logger = logging.getLogger(__name__)
@@ -99,13 +101,43 @@ class MedMergeTrainer(Trainer):
         with self._every_image():
             return super().get_test_dataloader(*args, **kwargs)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer`; how it was trained is noted for the model card."""
-        output = super().train(*args, **kwargs)
+    def train(
+        self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As `Trainer`; how it was trained is noted for the model card.
+
+        Args:
+            resume_from_checkpoint: `True` for the newest checkpoint in `args.output_dir` that was written to its end,
+                or a folder. Half-written ones that a killed run left are removed.
+            args: of `Trainer.train`.
+            kwargs: of `Trainer.train`.
+
+        Raises:
+            CheckpointError: there is no whole checkpoint.
+        """
+        if resume_from_checkpoint:
+            resume_from_checkpoint = self._whole_checkpoint(resume_from_checkpoint)
+            if (step := stopped_early(resume_from_checkpoint)) is not None:
+                self.args.max_steps = step
+        output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         model = self._plain_wrapper()
         if isinstance(model, MedMergeModel):
             record_training(model.config, model.stage, self.args, self.state)
         return output
+
+    def _whole_checkpoint(self, asked: str | bool | os.PathLike[str]) -> str:
+        folder = Path(self.args.output_dir)
+        found = last_checkpoint(folder) if asked is True else Path(asked)  # type: ignore[arg-type]
+        problems = ["there is none"] if found is None else checkpoint_problems(found)
+        if problems:
+            raise CheckpointError(
+                f"No run can be resumed from {found or folder}: {'; '.join(problems)}. The last whole checkpoint is "
+                f"{last_checkpoint(folder)}; without resume_from_checkpoint the run starts anew."
+            )
+        with self.args.main_process_first(desc="discard half-written checkpoints"):
+            if self.args.should_save:
+                discard_incomplete(folder)
+        return str(found)
 
     def record_results(self, dataset: Any, split: str = "test", resamples: int = 1000) -> dict[str, dict[str, float]]:
         """Evaluate, with 95 % intervals (bootstrap over images), and note the figures for the model card.
@@ -134,6 +166,7 @@ class MedMergeTrainer(Trainer):
             The model, collapsed.
         """
         model: MedMergeModel = self._plain_wrapper()
+        set_seed(self.args.seed)  # order and augmentation of these images must not depend on whether a run was resumed
         model.collapse(self.get_train_dataloader())
         self.optimizer = self.lr_scheduler = None
         return model

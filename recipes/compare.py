@@ -16,7 +16,7 @@ from typing import Any
 
 import datasets
 from settings import Settings, make_settings, read_options
-from train import load_data, lp_ft, make_model, make_single, merge_and_finetune
+from train import load_data, lp_ft, make_single, merge_and_finetune
 from transformers import set_seed
 from transformers.utils import logging as hf_logging
 
@@ -32,7 +32,7 @@ def run_one(method: str, settings: Settings, target: Any) -> dict[str, float]:
     set_seed(settings.run.seed)
     if method != MERGE:
         return lp_ft(make_single(method, settings, target), target, settings)
-    return merge_and_finetune(make_model(settings, target), target, settings)
+    return merge_and_finetune(target, settings)[1]
 
 
 def compare(options: Mapping[str, Any], seeds: Sequence[int], folder: Path) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The options of the recipes: YAML file and command line -> dataclasses."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -116,6 +117,13 @@ class Settings:
     finetune: TrainingArguments
     options: dict[str, Any]
 
+    def below(self, name: str) -> "Settings":
+        """The same in a folder of its own below the output folder."""
+        folder = f"{self.run.output_dir}/{name}"
+        run, merge, finetune = copy.copy(self.run), copy.copy(self.merge), copy.copy(self.finetune)
+        run.output_dir, merge.output_dir, finetune.output_dir = folder, f"{folder}/merge", f"{folder}/finetune"
+        return dataclasses.replace(self, run=run, merge=merge, finetune=finetune)
+
 
 def read_options(argv: Sequence[str]) -> dict[str, Any]:
     """YAML file (first argument, optional) and command line as one mapping, with one in it for each stage."""
@@ -209,11 +217,14 @@ def claim_output_dir(settings: Settings) -> Path:
         }
     )
     record = folder / "run.yaml"
-    if folder.is_dir() and any(folder.iterdir()) and not (record.is_file() and record.read_text() == mine):
+    staged = folder / "run.tmp"
+    held_files = [file for file in folder.iterdir() if file != staged] if folder.is_dir() else []
+    if held_files and not (record.is_file() and record.read_text() == mine):
         held = "another run (its run.yaml differs)" if record.is_file() else "other files"
         raise OutputDirError(f"{folder} already holds {held}. Choose another --output_dir, or move it away.")
     folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(mine)
+    staged.write_text(mine)
+    staged.replace(record)
     return folder
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -24,8 +25,9 @@ from medmerge_hf.baselines import freeze_backbone
 from medmerge_hf.data import Pixels, load_target
 from medmerge_hf.errors import MedMergeError
 from medmerge_hf.metrics import make_compute_metrics
-from medmerge_hf.provenance import record_data
+from medmerge_hf.provenance import METHOD, record_data
 from medmerge_hf.report import markdown_table
+from medmerge_hf.resuming import last_checkpoint
 from medmerge_hf.transforms import resolve_preprocessing
 
 
@@ -101,24 +103,57 @@ def evaluate(trainer: MedMergeTrainer, target: Any, prefix: str, record: int = 0
     return {key: value for key, value in figures.items() if "per_second" not in key and key != "epoch"}
 
 
-def merge_and_finetune(model: MedMergeModel, target: Any, settings: Settings, record: int = 0) -> dict[str, float]:
-    """Both stages of a merge; the model is left fine-tuned."""
+def merge_and_finetune(
+    target: Any, settings: Settings, record: int = 0, resume: bool = False
+) -> tuple[MedMergeModel, dict[str, float]]:
+    """Both stages of a merge.
+
+    Args:
+        target: the data set.
+        settings: of the run.
+        record: see [`evaluate`].
+        resume: go on from the checkpoints in the output folders, where there are some.
+
+    Returns:
+        The model, fine-tuned, and its figures after each stage.
+    """
+    after_merge = Path(settings.run.output_dir) / "after_merge.json"
+    checkpoint = last_checkpoint(settings.finetune.output_dir) if resume else None
+    if checkpoint is None:
+        model, figures = merge(target, settings, record, resume)
+        write_json(after_merge, figures)
+        trainer = make_trainer(model, target, settings, settings.finetune)
+    else:
+        model, figures = MedMergeModel.from_pretrained(checkpoint), json.loads(after_merge.read_text())
+        trainer = make_trainer(model, target, settings, settings.finetune)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    return model, figures | evaluate(trainer, target, "finetuned", record)
+
+
+def merge(target: Any, settings: Settings, record: int, resume: bool) -> tuple[MedMergeModel, dict[str, float]]:
+    """The merge stage alone; the model comes back collapsed."""
+    model = make_model(settings, target)
+    record_data(model.config, target)
     trainer = make_trainer(model, target, settings, settings.merge)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=last_checkpoint(settings.merge.output_dir) if resume else None)
     trainer.collapse()
-    trainer = make_trainer(model, target, settings, settings.finetune)
-    figures = evaluate(trainer, target, "merged", record)
-    trainer.train()
-    return figures | evaluate(trainer, target, "finetuned", record)
+    return model, evaluate(trainer, target, "merged", record)
+
+
+def write_json(file: Path, figures: Mapping[str, float]) -> None:
+    """All of it or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    staged = file.with_suffix(".tmp")
+    staged.write_text(json.dumps(figures, indent=2, sort_keys=True))
+    staged.replace(file)
 
 
 def lp_ft(model: MedMergeModel, target: Any, settings: Settings, record: int = 0) -> dict[str, float]:
     """What the merge is measured against: the head alone, then everything, with the arguments of the two stages."""
     trainer = make_trainer(freeze_backbone(model), target, settings, settings.merge)
     trainer.train()
-    trainer = make_trainer(model, target, settings, settings.finetune)
     figures = evaluate(trainer, target, "merged", record)
-    freeze_backbone(model, False)
+    trainer = make_trainer(freeze_backbone(model, False), target, settings, settings.finetune)
     trainer.train()
     return figures | evaluate(trainer, target, "finetuned", record)
 
@@ -133,14 +168,22 @@ def make_single(source: str, settings: Settings, target: Any) -> MedMergeModel:
     )
 
 
-def train_alone(model: MedMergeModel, target: Any, settings: Settings) -> None:
-    """Train each source alone and note its results beside those of the merge."""
-    for source in settings.source.sources:
-        set_seed(settings.run.seed)
-        single = make_single(source, settings, target)
-        lp_ft(single, target, settings, record=settings.run.resamples)
-        rows = model.config.record["results"] + single.config.record["results"]
-        model.config.record = {**model.config.record, "results": rows}
+def train_alone(target: Any, settings: Settings) -> list[dict[str, Any]]:
+    """Train each source alone; rows for the table of results. Those that a killed run finished are not repeated."""
+    rows = []
+    for index, source in enumerate(settings.source.sources):
+        own = settings.below(f"alone/{index}")
+        done = Path(own.run.output_dir) / "results.json"
+        if not done.is_file():
+            set_seed(settings.run.seed)
+            single = make_single(source, settings, target)
+            lp_ft(single, target, own, record=settings.run.resamples)
+            if settings.finetune.should_save:
+                write_json(done, single.config.record["results"])
+            rows += single.config.record["results"]
+        else:
+            rows += json.loads(done.read_text())
+    return rows
 
 
 def exact_revisions(model: MedMergeModel, target: Any, settings: Settings) -> dict[str, Any]:
@@ -153,19 +196,22 @@ def exact_revisions(model: MedMergeModel, target: Any, settings: Settings) -> di
 
 
 def run(settings: Settings) -> dict[str, float]:
-    """Everything from sources to the export; returns what `all_results.json` holds."""
-    folder = claim_output_dir(settings)
+    """Everything from sources to the export; returns what `all_results.json` holds.
+
+    Started again after it was killed, it goes on from its last whole checkpoint and ends as it would have.
+    """
+    with settings.merge.main_process_first(desc="claim the output folder"):
+        folder = claim_output_dir(settings)
     target = load_data(settings)
     set_seed(settings.run.seed)
-    model = make_model(settings, target)
-    record_data(model.config, target)
-    figures = merge_and_finetune(model, target, settings, record=settings.run.resamples)
+    model, figures = merge_and_finetune(target, settings, settings.run.resamples, resume=True)
     if settings.run.sources_alone:
-        train_alone(model, target, settings)
+        results = [row for row in model.config.record["results"] if row["method"] == METHOD]
+        model.config.record = {**model.config.record, "results": results + train_alone(target, settings)}
     if settings.finetune.should_save:
         exact = exact_revisions(model, target, settings)
         model.config.record = {**model.config.record, "recipe": recipe_of(settings, exact)}
-        (folder / "all_results.json").write_text(json.dumps(figures, indent=2, sort_keys=True))
+        write_json(folder / "all_results.json", figures)
         model.save_pretrained(
             folder,
             push_to_hub=settings.run.push_to_hub,
