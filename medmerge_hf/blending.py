@@ -75,13 +75,13 @@ class _Blend(torch.autograd.Function):
         ctx.kernel_shape, ctx.weight_dtype = weight.shape[1:], weight.dtype
         merged = anchor
         for share, difference in zip(weight, differences, strict=True):
-            merged = torch.addcmul(merged, share.to(difference.dtype), difference)
+            merged = torch.addcmul(merged, share.to(anchor.dtype), difference)
         return merged
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        sums = [reduce_to_kernels((grad.to(d.dtype), d), ctx.kernel_shape) for d in ctx.saved_tensors]
+        sums = [reduce_to_kernels((grad, d.to(grad.dtype)), ctx.kernel_shape) for d in ctx.saved_tensors]
         to_anchor = grad if ctx.needs_input_grad[0] else None
         return (to_anchor, torch.stack(sums).to(ctx.weight_dtype), *(None for _ in sums))
 
@@ -168,10 +168,13 @@ class KernelWeights(nn.Module):
         num_sources: S, the anchor included.
         granularity: what shares one weight.
         constraint: how weights follow from parameters.
+        dtype: of the differences as they are stored; the sum is formed in the anchor's dtype.
 
     Attributes:
         source_bias: `[S - 1, number of kernels]`, float32, the only parameter that learns. `Trainer` decides by name
             what gets weight decay: "bias" keeps it away from these.
+        average: of `source_bias` over the steps, once [`start_average`] was called; outside of training it then takes
+            its place.
         differences: a list a source of `source - anchor`, frozen parameters. (Buffers would be broadcast by DDP at
             every step.)
     """
@@ -182,6 +185,7 @@ class KernelWeights(nn.Module):
         num_sources: int,
         granularity: Granularity = "filter",
         constraint: Constraint = "complementary",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.names = list(shapes)
@@ -191,8 +195,12 @@ class KernelWeights(nn.Module):
         self.sizes = [math.prod(shape) for shape in self.kernel_shapes]
         kernels = 1 if granularity == "model" else sum(self.sizes)
         self.source_bias = nn.Parameter(torch.zeros(num_sources - 1, kernels))
+        self.average: nn.Parameter | None
+        self.register_parameter("average", None)
         self.differences = nn.ModuleList(
-            nn.ParameterList(nn.Parameter(torch.zeros(*shapes[name]), requires_grad=False) for name in self.names)
+            nn.ParameterList(
+                nn.Parameter(torch.zeros(*shapes[name], dtype=dtype), requires_grad=False) for name in self.names
+            )
             for _ in range(num_sources - 1)
         )
 
@@ -206,13 +214,36 @@ class KernelWeights(nn.Module):
         """
         for stored, source in zip(self.differences, sources, strict=True):
             for name, difference in zip(self.names, stored.parameters(), strict=True):
-                difference.copy_(source[name]).sub_(anchor[name])
+                difference.copy_(source[name] - anchor[name])
 
     @torch.no_grad()
     def reset(self, init: float) -> None:
         """Set the weight of every other source to `init` (0 is the anchor)."""
         num_sources = len(self.differences) + 1
         self.source_bias.fill_(initial_parameter(init, num_sources, self.constraint))
+
+    @property
+    def learned(self) -> Tensor:
+        """What the weights follow from now: `source_bias`, or its average outside of training."""
+        return self.source_bias if self.training or self.average is None else self.average
+
+    def start_average(self) -> None:
+        """Keep an average of `source_bias`, beginning with what it is now (or was loaded)."""
+        if self.average is None:
+            self.average = nn.Parameter(self.source_bias.detach().clone(), requires_grad=False)
+
+    @torch.no_grad()
+    def update_average(self, decay: float) -> None:
+        """Exponential moving average: `average = decay * average + (1 - decay) * source_bias`."""
+        if self.average is not None:
+            self.average.lerp_(self.source_bias, 1 - decay)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Let the average take the place of `source_bias` for good."""
+        if self.average is not None:
+            self.source_bias.copy_(self.average)
+            self.average = None
 
     def split(self, parameter: Tensor) -> dict[str, Tensor]:
         """Name -> weights `[S - 1, *kernel_shape]` of the other sources, connected to `parameter`.
@@ -240,7 +271,7 @@ class KernelWeights(nn.Module):
         Returns:
             Name -> merged tensor, a function of the weights.
         """
-        weights = self.split(self.source_bias)
+        weights = self.split(self.learned)
         stacks = zip(*self.differences, strict=True)
         return {
             name: blend(anchor[name], weights[name], stack) for name, stack in zip(self.names, stacks, strict=True)

@@ -1,11 +1,15 @@
 """Configuration of a [`MedMergeModel`]."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 from transformers import PreTrainedConfig
 
 from .blending import CONSTRAINTS, GRANULARITIES, Constraint, Granularity
 from .errors import SettingsError
+
+
+SourceDtype = Literal["float32", "bfloat16"]
+SOURCE_DTYPES: tuple[str, ...] = get_args(SourceDtype)
 
 
 class MedMergeConfig(PreTrainedConfig):
@@ -18,11 +22,12 @@ class MedMergeConfig(PreTrainedConfig):
             bias entry), `kernel` (an (out, in) pair) or `element`.
         constraint: `complementary` (unbounded weights, the anchor gets `1 - sum`) or `convex` (softmax over sources).
         init: weight of every other source at the start; 0 is the anchor.
+        source_dtype: in which the other sources are held while merging: `float32`, or `bfloat16` for half the memory.
         record: what was done since: target data, training, results ([`provenance`]); the model card is made of it.
         kwargs: of `PreTrainedConfig`: `num_labels`, `id2label`, `problem_type`, ...
 
     Raises:
-        SettingsError: an unknown granularity or constraint, or an `init` outside [0, 1].
+        SettingsError: an unknown granularity or constraint, an `init` outside [0, 1], or an unknown dtype.
 
     Example:
         >>> MedMergeConfig(granularity="layer", num_labels=4).granularity
@@ -38,6 +43,7 @@ class MedMergeConfig(PreTrainedConfig):
         granularity: Granularity = "filter",
         constraint: Constraint = "complementary",
         init: float = 0.0,
+        source_dtype: SourceDtype = "float32",
         record: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -47,11 +53,14 @@ class MedMergeConfig(PreTrainedConfig):
             raise SettingsError(f"constraint={constraint!r} is not one of {', '.join(CONSTRAINTS)}.")
         if not 0 <= init <= 1:
             raise SettingsError(f"init={init} is the starting weight of every other source: between 0 (anchor) and 1.")
+        if source_dtype not in SOURCE_DTYPES:
+            raise SettingsError(f"source_dtype={source_dtype!r} is not one of {', '.join(SOURCE_DTYPES)}.")
         self.sources = sources or []
         self.network = network or {}
         self.granularity = granularity
         self.constraint = constraint
         self.init = float(init)
+        self.source_dtype = source_dtype
         self.record = record or {}
         super().__init__(**kwargs)
 

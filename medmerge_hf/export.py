@@ -33,6 +33,7 @@ MERGE_CONFIG = "medmerge/config.json"
 MERGE_STATE = "medmerge/state.safetensors"
 TIMM_PREFIX = "timm_model."
 KERNEL_WEIGHTS = "merge.source_bias"
+AVERAGE = "merge.average"
 
 
 @contextmanager
@@ -93,7 +94,8 @@ def plain_copy(network: Any, merge: KernelWeights | None, state_dict: Mapping[st
     tensors = {name.removeprefix("network."): t for name, t in state_dict.items() if name.startswith("network.")}
     if merge is not None:
         prefix = backbone_prefix(network)
-        for index, (name, weight) in enumerate(merge.split(state_dict[KERNEL_WEIGHTS].cpu()).items()):
+        learned = state_dict.get(AVERAGE, state_dict[KERNEL_WEIGHTS]).cpu()
+        for index, (name, weight) in enumerate(merge.split(learned).items()):
             stack = [state_dict[f"merge.differences.{source}.{index}"].cpu() for source in range(len(weight))]
             tensors[prefix + name] = blend(tensors[prefix + name].cpu(), weight, stack)
     plain = copy.deepcopy(network).cpu().requires_grad_(True)
@@ -154,7 +156,8 @@ def save_merge_state(
     """
     (folder / MERGE_CONFIG).parent.mkdir()
     if layout is not None:
-        parameter = state[KERNEL_WEIGHTS].cpu()
+        state = dict(state)
+        parameter = state[KERNEL_WEIGHTS] = state.pop(AVERAGE, state[KERNEL_WEIGHTS])
         figures = {"kernel_weights": stage_statistics(layout, parameter), "kernels": parameter.shape[1]}
         config.record = {**config.record, **figures}
         names = [source_name(source) for source in config.sources]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .configuration_medmerge import MedMergeConfig
 from .errors import CorruptSourceError, SourceError, SourceNotFoundError, StateError
-from .export import MERGE_CONFIG, MERGE_STATE
+from .export import AVERAGE, MERGE_CONFIG, MERGE_STATE
 from .hub import fetch_files
 from .sources import SourceReference, load_source
 
@@ -110,6 +110,8 @@ def _load_merging(
     wanted = zip(sources or known, known, strict=True)
     shared = {key: hub[key] for key in SHARED if key in hub}
     model.attach([load_source(source, reference.architecture, **shared) for source, reference in wanted])
+    if AVERAGE in state and model.merge is not None:
+        model.merge.start_average()
     result = model.load_state_dict(state, strict=False)
     wrong = sorted({*result.unexpected_keys, *(set(result.missing_keys) - set(model._frozen_names()))})
     if wrong:

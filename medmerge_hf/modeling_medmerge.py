@@ -10,13 +10,14 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from .analysis import kernel_table, stage_statistics
 from .blending import Constraint, Granularity, KernelWeights
-from .configuration_medmerge import MedMergeConfig
+from .configuration_medmerge import MedMergeConfig, SourceDtype
 from .errors import SettingsError, StateError, TooFewSourcesError
 from .export import (
     KERNEL_WEIGHTS,
     plain_copy,
 )
 from .networks import (
+    architecture_name,
     backbone_parameters,
     backbone_prefix,
     build_network,
@@ -29,6 +30,7 @@ from .normalization import recalibrate_batch_norm
 from .provenance import Stage
 from .saving import SavingModel
 from .sources import LoadedSource, SourceReference, identify, load_source
+from .substitution import Substitution
 from .transforms import default_processor, resize_processor, resize_timm_config, timm_processor
 
 
@@ -63,6 +65,9 @@ class MedMergeModel(SavingModel):
         plain = network_config(config.network, **labels, problem_type=config.problem_type)
         self.network = build_network(plain)
         self.merge: KernelWeights | None = None
+        self._substitution: Any = None
+        self._blended: tuple[Tensor, list[Any], dict[str, Tensor]] | None = None
+        self._recomputes = False
         self.merge_state: dict[str, Tensor] = {}
         self.image_processor: Any = timm_processor(plain) if plain.model_type == "timm_wrapper" else None
         self.post_init()
@@ -80,6 +85,7 @@ class MedMergeModel(SavingModel):
         granularity: Granularity = "filter",
         constraint: Constraint = "complementary",
         init: float = 0.0,
+        source_dtype: SourceDtype = "float32",
         token: str | bool | None = None,
     ) -> "MedMergeModel":
         """Attach sources of one architecture, ready for the merge stage.
@@ -95,6 +101,7 @@ class MedMergeModel(SavingModel):
             granularity: what shares one weight, see [`MedMergeConfig`].
             constraint: see [`MedMergeConfig`].
             init: weight of every other source at the start; 0 is the anchor.
+            source_dtype: see [`MedMergeConfig`].
             token: of the Hub, instead of the one logged in with. It is not kept.
 
         Returns:
@@ -117,9 +124,8 @@ class MedMergeModel(SavingModel):
                 "fine-tune a single checkpoint, load it with AutoModelForImageClassification."
             )
         labels = target_labels(num_labels, id2label)
-        config = MedMergeConfig(
-            granularity=granularity, constraint=constraint, init=init, problem_type=problem_type, **labels
-        )
+        merge = {"granularity": granularity, "constraint": constraint, "init": init, "source_dtype": source_dtype}
+        config = MedMergeConfig(**merge, problem_type=problem_type, **labels)  # type: ignore[arg-type]
         anchor = load_source(sources[0], architecture, token=token)
         model = cls.from_anchor(anchor, config, image_size)
         name = anchor.reference.architecture
@@ -176,10 +182,12 @@ class MedMergeModel(SavingModel):
         )
         load_backbone(self.network, anchor.tensors)
         shapes = {name: parameter.requires_grad_(False).shape for name, parameter in backbone.items()}
-        self.merge = KernelWeights(shapes, len(loaded), self.config.granularity, self.config.constraint)
+        dtype = getattr(torch, self.config.source_dtype)
+        self.merge = KernelWeights(shapes, len(loaded), self.config.granularity, self.config.constraint, dtype)
         self.merge.set_sources(anchor.tensors, [source.tensors for source in others])
         self.merge.reset(self.config.init)
         self.merge.to(self.device)
+        self._substitution = Substitution(self.network, backbone)
         self._keys_to_ignore_on_save = self._frozen_names()
 
     # The two states
@@ -197,23 +205,34 @@ class MedMergeModel(SavingModel):
         frozen = not any(parameter.requires_grad for parameter in backbone_parameters(self.network).values())
         return "head" if frozen else "finetune"
 
-    @property
-    def supports_gradient_checkpointing(self) -> bool:
-        """Only once collapsed: a recomputed forward would not see the merged weights."""
-        return self.merge is None and self.network.supports_gradient_checkpointing
-
-    @supports_gradient_checkpointing.setter
-    def supports_gradient_checkpointing(self, value: bool) -> None: ...
+    supports_gradient_checkpointing = True
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+        if not self.network.supports_gradient_checkpointing:
+            raise SettingsError(f"{architecture_name(self.network)} does not support gradient checkpointing.")
         self.network._set_gradient_checkpointing(enable, *args, **kwargs)
+        self._recomputes = enable
+
+    def sync_batch_norm(self) -> None:
+        """Let BatchNorm take its statistics over all processes, in either state."""
+        from timm.layers import convert_sync_batchnorm
+
+        self.network = convert_sync_batchnorm(self.network)
+        if self.merge is not None:
+            self._substitution = Substitution(self.network, backbone_parameters(self.network))
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As `nn.Module.state_dict`, of the parameters also while merged tensors stand in their places."""
+        if self._substitution is not None:
+            self._substitution.restore()
+        return super().state_dict(*args, **kwargs)
 
     def _frozen_names(self) -> list[str]:
         """State dict names of what comes from the sources and never changes while merging."""
         if self.merge is None:
             return []
         backbone = [f"network.{backbone_prefix(self.network)}{name}" for name in self.merge.names]
-        return backbone + [f"merge.{name}" for name, _ in self.merge.named_parameters() if name != "source_bias"]
+        return backbone + [f"merge.{name}" for name, _ in self.merge.named_parameters() if "differences." in name]
 
     def forward(
         self,
@@ -236,9 +255,42 @@ class MedMergeModel(SavingModel):
         kwargs = {"labels": labels, "output_hidden_states": output_hidden_states, "return_dict": return_dict}
         if self.merge is None:
             return self.network(pixel_values, **kwargs)
-        prefix = backbone_prefix(self.network)
-        merged = {prefix + name: tensor for name, tensor in self.merge(backbone_parameters(self.network)).items()}
-        return functional_call(self.network, merged, (pixel_values,), kwargs)
+        if torch.compiler.is_compiling():
+            prefix = backbone_prefix(self.network)
+            merged = {prefix + name: tensor for name, tensor in self.merge(backbone_parameters(self.network)).items()}
+            return functional_call(self.network, merged, (pixel_values,), kwargs)
+        return self._forward_merged(pixel_values, **kwargs)
+
+    def _forward_merged(self, pixel_values: Tensor, **kwargs: Any) -> ImageClassifierOutput:
+        places: Any = self._substitution
+        if places.network is not self.network:
+            raise StateError(
+                "This is a replica of a merge (DataParallel): start one process a GPU, with `accelerate launch`."
+            )
+        merged = self._merged_tensors()
+        if not (self._recomputes and torch.is_grad_enabled()):
+            with places.of(merged):
+                return self.network(pixel_values, **kwargs)
+        # Blocks are computed again in the backward pass: the merged tensors stay in their places until its end.
+        places.install(merged)
+        output = self.network(pixel_values, **kwargs)
+        logits = output[-1] if isinstance(output, tuple) else output.logits
+        finish = torch.autograd.Variable._execution_engine.queue_callback
+        logits.register_hook(lambda grad: finish(places.restore))
+        return output
+
+    def _merged_tensors(self) -> dict[str, Tensor]:
+        """Blend; without gradients only where something changed since the last time."""
+        merge: Any = self.merge
+        anchor = self._substitution.parameters()
+        if torch.is_grad_enabled():
+            self._blended = None
+            return merge(anchor)
+        learned = merge.learned.detach()
+        frozen = [(t.data_ptr(), t._version) for t in (*anchor.values(), *merge.differences.parameters())]
+        if self._blended is None or self._blended[1] != frozen or not _equal(self._blended[0], learned):
+            self._blended = (learned.clone(), frozen, merge(anchor))
+        return self._blended[2]
 
     @torch.no_grad()
     def collapse(self, batches: Iterable[Any] | None = None) -> "MedMergeModel":
@@ -258,12 +310,13 @@ class MedMergeModel(SavingModel):
             raise StateError(
                 "This model is collapsed already; from_pretrained(..., merging=True) attaches the sources."
             )
+        self.merge.settle()
         self.merge_state = self._small_state(self.state_dict())
         merged = self.merge(backbone_parameters(self.network))
         for name, parameter in backbone_parameters(self.network).items():
             parameter.copy_(merged[name])
             parameter.requires_grad_(True)
-        self.merge = None
+        self.merge = self._substitution = self._blended = None
         self._keys_to_ignore_on_save = []
         if batches is not None:
             recalibrate_batch_norm(self.network, batches)
@@ -289,7 +342,8 @@ class MedMergeModel(SavingModel):
 
     def _kernel_parameter(self) -> Tensor:
         if self.merge is not None:
-            return self.merge.source_bias.detach().cpu()
+            average = self.merge.average
+            return (self.merge.source_bias if average is None else average).detach().cpu()
         if not self.merge_state:
             raise StateError("This model has no kernel weights: it was not made by a merge.")
         return self.merge_state[KERNEL_WEIGHTS]
@@ -308,6 +362,10 @@ class MedMergeModel(SavingModel):
         """Mean and standard deviation of the other sources' weights by stage of the network, for logs."""
         parameter = self._kernel_parameter()
         return stage_statistics(self._layout(), parameter)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.device == other.device and torch.equal(one, other)
 
 
 __all__ = ["MedMergeModel"]

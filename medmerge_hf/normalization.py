@@ -29,7 +29,8 @@ def recalibrate_batch_norm(
 ) -> int:
     """Replace running means and variances by their average over `batches`, each image counting the same.
 
-    Everything but BatchNorm runs in eval mode. Momentum and training mode are as before afterwards.
+    Everything but BatchNorm runs in eval mode. Momentum and training mode are as before afterwards. Where several
+    processes each have a part of the batches, all end with the statistics over all parts.
 
     Args:
         model: a network. Without BatchNorm nothing is done.
@@ -38,7 +39,7 @@ def recalibrate_batch_norm(
         forward: called with each batch; by default the model, with keywords for a dict.
 
     Returns:
-        The number of images seen.
+        The number of images that this process saw.
 
     Example:
         >>> norm = nn.BatchNorm2d(1)
@@ -73,4 +74,15 @@ def recalibrate_batch_norm(
             layer.momentum = momentum
         for module, mode in modes.items():
             module.training = mode
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        _average_over_processes(layers, seen)
     return seen
+
+
+def _average_over_processes(layers: Iterable[Any], seen: int) -> None:
+    for layer in layers:
+        sums = torch.cat([layer.running_mean * seen, layer.running_var * seen, layer.running_mean.new_tensor([seen])])
+        torch.distributed.all_reduce(sums)
+        mean, variance = (sums[:-1] / sums[-1]).chunk(2)
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(variance)

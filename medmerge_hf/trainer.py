@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import PushInProgress
 
@@ -34,11 +34,37 @@ class MedMergeTrainingArguments(TrainingArguments):
 
     Args:
         kernel_learning_rate: of the kernel weights; `learning_rate` is the head's. They never decay.
+        kernel_average: decay of an exponential moving average of the kernel weights, which then is what evaluation,
+            checkpoints and the collapse see; 0 goes without.
+        sync_batch_norm: BatchNorm statistics over all processes (GPUs only).
     """
 
     kernel_learning_rate: float = dataclasses.field(
         default=KERNEL_LEARNING_RATE, metadata={"help": "Learning rate of the kernel weights (merge stage)."}
     )
+    kernel_average: float = dataclasses.field(
+        default=0.0, metadata={"help": "Decay of a moving average of the kernel weights, e.g. 0.99; 0 goes without."}
+    )
+    sync_batch_norm: bool = dataclasses.field(
+        default=False, metadata={"help": "BatchNorm statistics over all processes (GPUs only)."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.kernel_average < 1:
+            raise SettingsError(f"kernel_average={self.kernel_average} is a decay: at least 0 and below 1.")
+
+
+class _Average(TrainerCallback):
+    """Moves the average of the kernel weights along after every optimizer step."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        merge = getattr(model, "merge", None)
+        if merge is not None:
+            merge.update_average(self.decay)
 
 
 class MedMergeTrainer(Trainer):
@@ -58,6 +84,20 @@ class MedMergeTrainer(Trainer):
         >>> _ = MedMergeTrainer(model=model, args=args, train_dataset=data).train()  # doctest: +ELLIPSIS
         {'train_runtime': ...}
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        model = self._plain_wrapper()
+        if getattr(model, "merge", None) is None:
+            return
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.fsdp or self.args.deepspeed:
+            raise SettingsError(
+                "The merge stage cannot be sharded by FSDP or DeepSpeed: weights of (out, 1, 1, 1) split into empty "
+                "shards, and the collapse needs every tensor whole. Merge under plain DDP, then fine-tune sharded."
+            )
+        if decay := getattr(self.args, "kernel_average", 0.0):
+            model.merge.start_average()
+            self.add_callback(_Average(decay))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As `Trainer`, with a parameter group of their own for the kernel weights."""
@@ -115,15 +155,28 @@ class MedMergeTrainer(Trainer):
         Raises:
             CheckpointError: there is no whole checkpoint.
         """
+        if getattr(self.args, "sync_batch_norm", False) and self.args.world_size > 1:
+            self._sync_batch_norm()
+        max_steps = self.args.max_steps
         if resume_from_checkpoint:
             resume_from_checkpoint = self._whole_checkpoint(resume_from_checkpoint)
             if (step := stopped_early(resume_from_checkpoint)) is not None:
                 self.args.max_steps = step
-        output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+        try:
+            output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+        finally:
+            self.args.max_steps = max_steps
         model = self._plain_wrapper()
         if isinstance(model, MedMergeModel):
             record_training(model.config, model.stage, self.args, self.state)
         return output
+
+    def _sync_batch_norm(self) -> None:
+        if self.args.device.type != "cuda":
+            raise SettingsError(
+                f"sync_batch_norm works on GPUs, not on {self.args.device.type}: torch has no kernel for it there."
+            )
+        self._plain_wrapper().sync_batch_norm()
 
     def _whole_checkpoint(self, asked: str | bool | os.PathLike[str]) -> str:
         folder = Path(self.args.output_dir)

@@ -137,12 +137,83 @@ def test_collapsing_twice_is_refused(model):
         model.collapse()
 
 
-def test_gradient_checkpointing_is_refused_while_merging_and_works_afterwards(model, images):
-    with pytest.raises(ValueError, match="checkpointing"):
-        model.gradient_checkpointing_enable()
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_gradient_checkpointing_changes_no_gradient_while_merging(name, images):
+    def gradients(checkpointing):
+        torch.manual_seed(0)
+        sources = [network(seed, name) for seed in range(2)]
+        model = MedMergeModel.from_sources(sources, num_labels=3, init=0.5).train()
+        size = model.image_processor.data_config["input_size"][-1]
+        pixels = torch.nn.functional.interpolate(images, size)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        for _ in range(2):
+            model(pixels, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+        assert all(isinstance(p, torch.nn.Parameter) for p in backbone_parameters(model.network).values())
+        return model.merge.source_bias.grad
+
+    plain = gradients(False)
+    assert plain.abs().sum() > 0
+    assert torch.allclose(gradients(True), plain, rtol=1e-4, atol=1e-7)
+
+
+def test_gradient_checkpointing_works_once_collapsed(model, images):
     model.collapse().gradient_checkpointing_enable()
     model.train()(images, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
     assert model.network.timm_model.conv1[0].weight.grad.abs().sum() > 0
+
+
+def test_a_state_dict_between_forward_and_backward_holds_the_anchor(model, images):
+    model.gradient_checkpointing_enable()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if "running" not in name}
+    model.train()(images)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items() if "num_b" not in name)
+
+
+def test_evaluation_blends_once_and_again_after_anything_changed(model, images, monkeypatch):
+    blends = []
+    blend = type(model.merge).forward
+    monkeypatch.setattr(type(model.merge), "forward", lambda self, anchor: blends.append(1) or blend(self, anchor))
+    with torch.no_grad():
+        first = model(images).logits
+        assert torch.equal(model(images).logits, first)
+        assert len(blends) == 1
+        model.merge.source_bias.data.add_(0.1)  # .data hides it from the version counter
+        second = model(images).logits
+        assert not torch.equal(second, first)
+        model.network.timm_model.conv1[0].weight.add_(0.1)
+        assert not torch.equal(model(images).logits, second)
+    assert len(blends) == 3
+    model(images)
+    model(images)
+    assert len(blends) == 5  # with gradients there is nothing to keep
+
+
+def test_sources_held_in_bfloat16_take_half_and_collapse_to_what_they_computed(sources, images, tmp_path):
+    exact = MedMergeModel.from_sources(sources, num_labels=3, image_size=32, init=0.5)
+    torch.manual_seed(0)
+    model = MedMergeModel.from_sources(sources, num_labels=3, image_size=32, init=0.5, source_dtype="bfloat16")
+    size = [sum(p.nbytes for p in m.merge.differences.parameters()) for m in (model, exact)]
+    assert size[0] == size[1] / 2
+    expected = model(images).logits
+    expected.sum().backward()
+    assert model.merge.source_bias.grad.abs().sum() > 0
+    own, other = model.plain_model().state_dict(), exact.plain_model().state_dict()
+    for name, tensor in own.items():
+        if "fc" not in name:
+            assert torch.allclose(tensor, other[name], rtol=1e-2, atol=1e-2)
+    assert torch.allclose(model.collapse()(images).logits, expected, atol=1e-5)
+
+
+def test_compiled_merges_compute_the_same(model, images):
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        assert torch.allclose(compiled(images).logits, model(images).logits, atol=1e-5)
+    compiled(images, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+    found = model.merge.source_bias.grad.clone()
+    model.merge.source_bias.grad = None
+    model(images, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+    assert torch.allclose(model.merge.source_bias.grad, found, atol=1e-6)
 
 
 def test_one_source_is_refused(sources):

@@ -6,7 +6,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from medmerge_hf import MedMergeModel, MedMergeTrainer, MedMergeTrainingArguments, make_compute_metrics
 from medmerge_hf.baselines import freeze_backbone, single_source_model
-from medmerge_hf.errors import StateError
+from medmerge_hf.errors import SettingsError, StateError
+from medmerge_hf.networks import backbone_parameters
 from medmerge_hf.normalization import batch_norms
 
 
@@ -170,3 +171,67 @@ def test_linear_probing_of_a_single_source_moves_the_head_alone(tmp_path):
     moved = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
     assert moved == {"network.timm_model.fc.weight", "network.timm_model.fc.bias"}
     assert all(p.requires_grad for p in freeze_backbone(model, False).parameters())
+
+
+def test_the_average_of_the_kernel_weights_is_what_evaluation_checkpoints_and_collapse_see(
+    model, sources, tmp_path, images
+):
+    steps = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            steps.append(model.merge.source_bias.detach().clone())
+
+    start = model.merge.source_bias.detach().clone()
+    options = {"kernel_average": 0.5, "kernel_learning_rate": 0.1, "save_strategy": "steps", "save_steps": 3}
+    trainer = trainer_for(model, tmp_path, callbacks=[Watch()], **options)
+    trainer.train()
+    expected = start
+    for weights in steps:
+        expected = 0.5 * expected + 0.5 * weights
+    assert torch.allclose(model.merge.average, expected, atol=1e-6)
+    assert not torch.allclose(model.merge.source_bias, expected)
+    with torch.no_grad():
+        logits = model.eval()(images).logits
+    again = MedMergeModel.from_pretrained(tmp_path / "checkpoint-3", sources=sources)
+    assert torch.equal(again.merge.average, model.merge.average)
+    model.save_pretrained(tmp_path / "out")
+    exported = MedMergeModel.from_pretrained(tmp_path / "out")
+    assert torch.equal(exported.merge_state["merge.source_bias"], model.merge.average)
+    assert torch.allclose(exported(images).logits, logits, atol=1e-5)
+    assert torch.allclose(model.collapse()(images).logits, logits, atol=1e-5)
+
+
+def test_a_decay_of_1_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="kernel_average"):
+        arguments(tmp_path, kernel_average=1.0)
+
+
+def test_bfloat16_accumulation_and_clipping_leave_kernel_weights_in_float32(model, tmp_path):
+    before = model.merge.source_bias.detach().clone()
+    trainer_for(model, tmp_path, bf16=True, gradient_accumulation_steps=2, max_grad_norm=0.1).train()
+    assert model.merge.source_bias.dtype == torch.float32
+    assert not torch.equal(model.merge.source_bias, before)
+    assert {p.dtype for p in model.merge.differences.parameters()} == {torch.float32}
+    merged = model.merge(backbone_parameters(model.network))
+    assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
+
+
+def test_sharding_is_refused_while_merging_and_not_afterwards(model, tmp_path):
+    args = arguments(tmp_path)
+    args.deepspeed = {"zero_optimization": {"stage": 3}}  # set late: DeepSpeed itself is not installed
+    with pytest.raises(SettingsError, match="cannot be sharded"):
+        MedMergeTrainer(model=model, args=args)
+    assert MedMergeTrainer(model=model.collapse(), args=args).model is model
+
+
+def test_accumulated_batches_give_the_step_of_the_whole_batch(sources, tmp_path):
+    weights = []
+    for size, accumulation in ((4, 1), (2, 2)):
+        torch.manual_seed(0)
+        model = MedMergeModel.from_sources([network(s, "test_convnext") for s in range(2)], num_labels=3, init=0.3)
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation, "optim": "sgd"}
+        trainer_for(model, tmp_path, **options, kernel_learning_rate=0.5).train()
+        weights.append(model.merge.source_bias.detach().clone())
+    assert not torch.allclose(weights[0], torch.full_like(weights[0], 0.3))
+    assert torch.allclose(*weights, atol=1e-5)

@@ -1,0 +1,88 @@
+"""Two processes on the CPU (gloo) against one with the doubled batch, started as the README says."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+SCRIPT = """
+import sys
+import timm
+import torch
+from medmerge_hf import MedMergeModel, MedMergeTrainer, MedMergeTrainingArguments
+from medmerge_hf.normalization import batch_norms
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+
+name, folder, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+networks = []
+for seed in range(2):
+    torch.manual_seed(seed)
+    networks.append(timm.create_model(name))
+torch.manual_seed(5)
+model = MedMergeModel.from_sources(networks, num_labels=3, init=0.3)
+side = model.image_processor.data_config["input_size"][-1]
+generator = torch.Generator().manual_seed(0)
+data = [{"pixel_values": torch.rand(3, side, side, generator=generator), "labels": i % 3} for i in range(32)]
+steps = {}
+
+class Watch(TrainerCallback):
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        steps[f"step{state.global_step}"] = model.merge.source_bias.detach().clone()
+
+arguments = MedMergeTrainingArguments(
+    folder, use_cpu=True, max_steps=4, per_device_train_batch_size=size, kernel_learning_rate=0.05, learning_rate=0.01,
+    optim="sgd", save_strategy="steps", save_steps=4, disable_tqdm=True, report_to="none", seed=3,
+)
+trainer = MedMergeTrainer(model=model, args=arguments, train_dataset=data, eval_dataset=data, callbacks=[Watch()])
+trainer.train()
+if arguments.world_size > 1:
+    wrapped = trainer.model_wrapped
+    assert type(wrapped).__name__ == "DistributedDataParallel", type(wrapped)
+    buffers = sum(buffer.nbytes for buffer in wrapped.modules_buffers)
+    sources = sum(p.nbytes for p in model.merge.differences.parameters())
+    learned = [p for p in wrapped.parameters() if p.requires_grad]
+    steps["bytes"] = torch.tensor([buffers, sources, sum(p.nbytes for p in learned)])
+trainer.collapse()
+trainer.save_model()
+statistics = {f"mean{i}": layer.running_mean for i, layer in enumerate(batch_norms(model))}
+statistics |= {f"weight{i}": p.detach() for i, p in enumerate(model.parameters())}
+rank = arguments.process_index
+save_file({**steps, **statistics, "world": torch.tensor([arguments.world_size])}, f"{folder}.{rank}.safetensors")
+"""
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
+LAUNCH += ["--dynamo_backend", "no"]
+
+
+def start(script, folder, name, processes, size):
+    several = (
+        ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else ["--num_processes", "1", "--cpu"]
+    )
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [*LAUNCH, *several, str(script), name, str(folder), str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [load_file(f"{folder}.{rank}.safetensors") for rank in range(processes)]
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_resnet"])
+def test_two_processes_train_what_one_with_the_doubled_batch_trains(name, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    first, second = start(script, tmp_path / "two", name, processes=2, size=4)
+    [alone] = start(script, tmp_path / "one", name, processes=1, size=8)
+    assert [int(found["world"]) for found in (first, second, alone)] == [2, 2, 1]
+    buffers, sources, learned = first.pop("bytes").tolist()
+    assert buffers < 0.05 * sources  # BatchNorm's own; the sources are no buffers
+    assert learned < 0.05 * sources
+    second.pop("bytes")
+    assert all(torch.equal(first[key], second[key]) for key in first)  # all ranks end with one model
+    assert os.listdir(tmp_path / "two" / "checkpoint-4")
+    if name == "test_convnext":  # BatchNorm without synchronisation sees other batches
+        for step in range(1, 5):
+            assert torch.allclose(first[f"step{step}"], alone[f"step{step}"], atol=1e-5 * step)
+        assert not torch.allclose(first["step4"], torch.full_like(first["step4"], 0.3), atol=1e-3)
