@@ -46,18 +46,24 @@ def kernel_table(layout: KernelWeights, parameter: Tensor, sources: Sequence[str
     Returns:
         A `pandas.DataFrame` with columns `tensor`, `kernel`, `source`, `weight`.
     """
+    import numpy as np
     import pandas as pd
 
     names = [name if sources.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(sources)]
-    frames = []
-    for name, weight in layout.split(parameter).items():
-        weight = weight.reshape(len(weight), -1)
-        rows = torch.cat([1 - weight.sum(dim=0, keepdim=True), weight])
-        kernels = range(rows.shape[1])
-        columns = {"tensor": name, "kernel": list(kernels) * len(rows)}
-        columns["source"] = [name for name in names for _ in kernels]
-        frames.append(pd.DataFrame({**columns, "weight": rows.flatten().numpy()}))
-    return pd.concat(frames, ignore_index=True)
+    parts = {name: weight.reshape(len(weight), -1) for name, weight in layout.split(parameter).items()}
+    weights = [torch.cat([1 - part.sum(dim=0, keepdim=True), part]).flatten() for part in parts.values()]
+    counts = [part.shape[1] for part in parts.values()]
+    columns = {
+        "tensor": pd.Categorical.from_codes(
+            np.repeat(np.arange(len(parts)), [n * len(names) for n in counts]), [*parts]
+        ),
+        "kernel": np.concatenate([np.tile(np.arange(n), len(names)) for n in counts]),
+        "source": pd.Categorical.from_codes(
+            np.concatenate([np.repeat(np.arange(len(names)), n) for n in counts]), names
+        ),
+        "weight": torch.cat(weights).numpy(),
+    }
+    return pd.DataFrame(columns)
 
 
 def stage_statistics(layout: KernelWeights, parameter: Tensor) -> dict[str, float]:

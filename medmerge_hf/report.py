@@ -47,9 +47,9 @@ def plot_kernel_weights(table: Any, file: str | Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    anchor, *others = list(dict.fromkeys(table["source"]))
-    layers = table["tensor"].map(module_name)
-    order = list(dict.fromkeys(layers))
+    anchor, *others = table["source"].unique()
+    layers = table["tensor"].map({tensor: module_name(tensor) for tensor in table["tensor"].unique()})
+    order = list(layers.unique())
     places = {layer: place for place, layer in enumerate(order)}
     figure = Figure(figsize=(min(12, 3 + 0.16 * len(order)), 1 + 2 * len(others)), layout="constrained")
     for index, (source, axes) in enumerate(
