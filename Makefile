@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 CODE = medmerge_hf recipes tests
 
-.PHONY: demo quality style test test-slow
+.PHONY: bench demo quality style test test-slow
 
 $(VENV)/.dev: setup.cfg
 	$(PYTHON) -m venv $(VENV)
@@ -35,3 +35,6 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -q -m slow
+
+bench: $(VENV)/.dev
+	$(BIN)/python recipes/benchmark.py

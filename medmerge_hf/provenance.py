@@ -16,8 +16,16 @@ METHOD = "MedMerge"
 AFTER: dict[str, str] = {"merge": "merged", "head": "head trained", "finetune": "fine-tuned"}
 # Of TrainingArguments, what decides how a stage ends.
 SETTINGS = (
-    *("num_train_epochs", "max_steps", "learning_rate", "kernel_learning_rate", "lr_scheduler_type", "warmup_steps"),
-    *("weight_decay", "max_grad_norm", "label_smoothing_factor", "optim", "per_device_train_batch_size"),
+    *("num_train_epochs", "max_steps", "learning_rate", "kernel_learning_rate", "kernel_average"),
+    *(
+        "lr_scheduler_type",
+        "warmup_steps",
+        "weight_decay",
+        "max_grad_norm",
+        "label_smoothing_factor",
+        "optim",
+        "per_device_train_batch_size",
+    ),
     *("gradient_accumulation_steps", "bf16", "fp16", "seed"),
 )
 
@@ -57,7 +65,8 @@ def record_training(config: MedMergeConfig, stage: Stage, args: Any, state: Any)
         state: its `TrainerState`.
     """
     values = args.to_dict()
-    settings = {name: values[name] for name in SETTINGS if name in values}
+    names = [name for name in SETTINGS if stage == "merge" or not name.startswith("kernel_")]
+    settings = {name: values[name] for name in names if name in values}
     settings |= {"processes": args.world_size, "steps_taken": state.global_step, "epochs_taken": state.epoch}
     if state.best_metric is not None:
         settings |= {"metric_for_best_model": args.metric_for_best_model, "best_metric": state.best_metric}

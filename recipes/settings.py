@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 
 from medmerge_hf import MedMergeTrainingArguments
 from medmerge_hf.errors import OutputDirError, SettingsError
@@ -114,7 +114,7 @@ class Settings:
     data: DataArguments
     run: RunArguments
     merge: MedMergeTrainingArguments
-    finetune: TrainingArguments
+    finetune: MedMergeTrainingArguments
     options: dict[str, Any]
 
     def below(self, name: str) -> "Settings":
@@ -201,8 +201,8 @@ def make_settings(raw: Mapping[str, Any]) -> Settings:
             raise SettingsError(f"--{name} is missing: give it in the YAML or on the command line.")
     shared = {**STAGE_DEFAULTS, "seed": run.seed, "report_to": run.report_to}
     stages = {
-        stage: _parse(kind, {**shared, "output_dir": f"{run.output_dir}/{stage}", **options.get(stage, {})})[0]
-        for stage, kind in (("merge", MedMergeTrainingArguments), ("finetune", TrainingArguments))
+        stage: _parse(MedMergeTrainingArguments, {**shared, "output_dir": place, **options.get(stage, {})})[0]
+        for stage, place in ((name, f"{run.output_dir}/{name}") for name in STAGES)
     }
     return Settings(source, data, run, **stages, options=dict(raw))
 

@@ -1,11 +1,16 @@
 """Two processes on the CPU (gloo) against one with the doubled batch, started as the README says."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import timm
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from conftest import network
 from safetensors.torch import load_file
 
 
@@ -54,22 +59,27 @@ statistics |= {f"weight{i}": p.detach() for i, p in enumerate(model.parameters()
 rank = arguments.process_index
 save_file({**steps, **statistics, "world": torch.tensor([arguments.world_size])}, f"{folder}.{rank}.safetensors")
 """
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no"]
-LAUNCH += ["--dynamo_backend", "no"]
+RECIPES = Path(__file__).parents[1] / "recipes"
+CONFIGS = {1: RECIPES / "accelerate" / "cpu.yaml", 2: RECIPES / "accelerate" / "cpu_two_processes.yaml"}
+
+
+def launch(processes, *arguments):
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS[processes])]
+    command += ["--main_process_port", "0"] if processes > 1 else []
+    done = subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def start(script, folder, name, processes, size):
-    several = (
-        ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else ["--num_processes", "1", "--cpu"]
-    )
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [*LAUNCH, *several, str(script), name, str(folder), str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(processes, script, name, folder, size)
     return [load_file(f"{folder}.{rank}.safetensors") for rank in range(processes)]
 
 
-@pytest.mark.parametrize("name", ["test_convnext", "test_resnet"])
+@pytest.mark.parametrize("name", ["test_convnext", pytest.param("test_resnet", marks=pytest.mark.slow)])
 def test_two_processes_train_what_one_with_the_doubled_batch_trains(name, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
@@ -86,3 +96,23 @@ def test_two_processes_train_what_one_with_the_doubled_batch_trains(name, tmp_pa
         for step in range(1, 5):
             assert torch.allclose(first[f"step{step}"], alone[f"step{step}"], atol=1e-5 * step)
         assert not torch.allclose(first["step4"], torch.full_like(first["step4"], 0.3), atol=1e-3)
+
+
+@pytest.mark.parametrize("file", sorted((RECIPES / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)
+def test_accelerate_reads_every_shipped_config(file):
+    assert load_config_from_file(str(file)).num_processes >= 1
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_in_two_processes_and_one_of_them_writes(vessels, tmp_path):
+    for seed in range(2):
+        timm.models.save_for_hf(network(seed), tmp_path / str(seed), safe_serialization=True)
+    stage = "{num_train_epochs: 1, use_cpu: true, disable_tqdm: true, per_device_train_batch_size: 4}"
+    text = f"sources: [{tmp_path}/0, {tmp_path}/1]\ndata: {vessels}\nimage_size: 32\nresamples: 10\n"
+    (tmp_path / "config.yaml").write_text(f"{text}merge: {stage}\nfinetune: {stage}\n")
+    for _ in range(2):  # the second time it finds everything done
+        launch(2, RECIPES / "train.py", tmp_path / "config.yaml", "--output_dir", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "medmerge" / "config.json").read_text())["record"]
+    assert [record["training"][stage]["processes"] for stage in ("merge", "finetune")] == [2, 2]
+    assert record["training"]["merge"]["steps_taken"] == 3  # 24 images, 2 x 4 a step
+    assert [row["images"] for row in record["results"]] == [12, 12]

@@ -37,7 +37,7 @@ def config(tmp_path, vessels):
     return file
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_as_one_that_was_not(config, tmp_path, count):
     script = Path(__file__).with_name("kill_points.py")
     command = [sys.executable, str(script), str(config), str(tmp_path), str(count)]

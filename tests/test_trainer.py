@@ -235,3 +235,18 @@ def test_accumulated_batches_give_the_step_of_the_whole_batch(sources, tmp_path)
         weights.append(model.merge.source_bias.detach().clone())
     assert not torch.allclose(weights[0], torch.full_like(weights[0], 0.3))
     assert torch.allclose(*weights, atol=1e-5)
+
+
+def test_compiled_training_gives_the_same_kernel_weights_and_exports(tmp_path):
+    weights = []
+    for folder, compiled in (("plain", False), ("compiled", True)):
+        torch.manual_seed(0)
+        merge = MedMergeModel.from_sources([network(0), network(1)], num_labels=3, image_size=32, init=0.3)
+        options = {"torch_compile": True, "torch_compile_backend": "eager"} if compiled else {}
+        trainer = trainer_for(merge, tmp_path / folder, **options)
+        trainer.train()
+        weights.append(merge.merge.source_bias.detach().clone())
+        trainer.collapse()
+        trainer.save_model(tmp_path / folder / "out")
+        assert MedMergeModel.from_pretrained(tmp_path / folder / "out").merge_state
+    assert torch.allclose(*weights, atol=1e-4)
