@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .dialects import translate
 from .errors import SettingsError
-from .harmonization import Harmonised, harmonise
+from .harmonization import Harmonised, find_prefix, harmonise
 
 
 # What belongs to the labels of a source, not to the network.
@@ -97,6 +98,12 @@ def harmonise_onto(network: Any, tensors: Mapping[str, Tensor], source: str, anc
     buffers = backbone_buffers(network)
     if anchor:
         wanted |= {name: buffer for name, buffer in buffers.items() if buffer.is_floating_point()}
+    notes = []
+    if not {f"{find_prefix(tensors, wanted)}{name}" for name in wanted} <= tensors.keys():
+        arguments = getattr(network.config, "model_args", None) or {}
+        translated = translate(tensors, architecture_name(network), source, **arguments)
+        if translated is not None:
+            tensors, notes = translated[0], [translated[1]]
     found = harmonise(
         tensors,
         wanted,
@@ -105,6 +112,7 @@ def harmonise_onto(network: Any, tensors: Mapping[str, Tensor], source: str, anc
         source=source,
         architecture=architecture_name(network),
     )
+    found = Harmonised(found.tensors, [*notes, *found.notes])
     return found if anchor else found.only(wanted)
 
 

@@ -19,7 +19,7 @@ import sys
 import timm
 import torch
 from medmerge_hf import MedMergeModel, MedMergeTrainer, MedMergeTrainingArguments
-from medmerge_hf.normalization import batch_norms
+from medmerge_hf.normalization import batch_norms, recalibrate_batch_norm
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
@@ -52,6 +52,9 @@ if arguments.world_size > 1:
     sources = sum(p.nbytes for p in model.merge.differences.parameters())
     learned = [p for p in wrapped.parameters() if p.requires_grad]
     steps["bytes"] = torch.tensor([buffers, sources, sum(p.nbytes for p in learned)])
+parts, norm = torch.arange(12.0).reshape(6, 2), torch.nn.BatchNorm1d(2)
+recalibrate_batch_norm(norm, [parts[arguments.process_index :: arguments.world_size]])
+steps["recalibrated"] = norm.running_mean
 trainer.collapse()
 trainer.save_model()
 statistics = {f"mean{i}": layer.running_mean for i, layer in enumerate(batch_norms(model))}
@@ -91,6 +94,7 @@ def test_two_processes_train_what_one_with_the_doubled_batch_trains(name, tmp_pa
     assert learned < 0.05 * sources
     second.pop("bytes")
     assert all(torch.equal(first[key], second[key]) for key in first)  # all ranks end with one model
+    assert torch.allclose(first["recalibrated"], alone["recalibrated"])  # over the images of both
     assert os.listdir(tmp_path / "two" / "checkpoint-4")
     if name == "test_convnext":  # BatchNorm without synchronisation sees other batches
         for step in range(1, 5):

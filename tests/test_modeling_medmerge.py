@@ -157,6 +157,23 @@ def test_gradient_checkpointing_changes_no_gradient_while_merging(name, images):
     assert torch.allclose(gradients(True), plain, rtol=1e-4, atol=1e-7)
 
 
+def test_gradient_checkpointing_changes_no_gradient_of_a_native_network(images):
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        sources = [ViTForImageClassification(config) for _ in range(2)]
+        model = MedMergeModel.from_sources(sources, num_labels=3, init=0.5).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(images, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+        gradients.append(model.merge.source_bias.grad)
+    assert gradients[0].abs().sum() > 0
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-7)
+
+
 def test_gradient_checkpointing_works_once_collapsed(model, images):
     model.collapse().gradient_checkpointing_enable()
     model.train()(images, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
