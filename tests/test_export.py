@@ -100,8 +100,12 @@ def test_from_pretrained_gives_the_same_logits_collapsed_and_merging(saved, imag
     model, folder = saved
     collapsed, merging = MedMergeModel.from_pretrained(folder), MedMergeModel.from_pretrained(folder, merging=True)
     assert (collapsed.merging, merging.merging) == (False, True)
-    assert torch.equal(logits(collapsed, images), logits(model, images))
-    assert torch.equal(logits(merging, images), logits(model, images))
+    expected = model.plain_model().state_dict()
+    for found in (collapsed, merging):
+        tensors = found.plain_model().state_dict()
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+        # A convolution may round differently where its weights lie at another address.
+        assert torch.allclose(logits(found, images), logits(model, images), atol=1e-6)
     assert collapsed.kernel_weights().equals(model.kernel_weights())
 
 
@@ -114,7 +118,7 @@ def test_merging_comes_back_as_the_merge_stage_ended_whatever_happened_since(sav
             parameter.add_(0.1)
     model.save_pretrained(tmp_path / "tuned")
     again = MedMergeModel.from_pretrained(tmp_path / "tuned", merging=True)
-    assert torch.equal(logits(again, images), expected)
+    assert torch.allclose(logits(again, images), expected, atol=1e-6)
     assert not torch.allclose(logits(MedMergeModel.from_pretrained(tmp_path / "tuned"), images), expected)
 
 
@@ -148,7 +152,7 @@ def test_a_changed_source_is_refused_and_can_be_named_elsewhere(saved, tmp_path,
     with pytest.raises(ChangedSourceError, match="not the one that was merged"):
         MedMergeModel.from_pretrained(folder, merging=True)
     again = MedMergeModel.from_pretrained(folder, merging=True, sources=[network(0), network(1)])
-    assert torch.equal(logits(again, images), logits(model, images))
+    assert torch.allclose(logits(again, images), logits(model, images), atol=1e-6)
 
 
 def test_a_folder_that_is_no_export_is_refused(tmp_path):
