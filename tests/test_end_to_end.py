@@ -77,8 +77,12 @@ def test_from_the_hub_and_back(case, hub, vessels, request, tmp_path):
 
     command = [*LAUNCH, str(tmp_path / "config.yaml"), "--output_dir", str(tmp_path / "out")]
     command += ["--push_to_hub", "true", "--hub_model_id", "tester/merged", "--hub_private_repo", "true"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    environment = {**os.environ, "TENSORBOARD_LOGGING_DIR": str(tmp_path / "logs")}
+    command += ["--report_to", "tensorboard"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "| fine-tuned | test" in done.stdout
+    assert list((tmp_path / "logs").rglob("events.out*"))
 
     assert hub.repos["models", "tester/merged"].private
     assert len(hub.repos["models", "tester/merged"].commits) == 2  # the first one makes the repository

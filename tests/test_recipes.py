@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -78,26 +75,6 @@ def test_an_output_dir_of_another_run_is_left_alone(config, tmp_path):
     (tmp_path / "foreign" / "thesis.tex").write_text("")
     with pytest.raises(SystemExit, match="already holds other files"):
         main([str(config), "--output_dir", str(tmp_path / "foreign")])
-
-
-def test_accelerate_launch_and_tensorboard(config, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "1",
-        "--num_machines",
-        "1",
-    ]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", str(RECIPES / "train.py"), str(config)]
-    command += ["--report_to", "tensorboard"]
-    environment = {**os.environ, "TENSORBOARD_LOGGING_DIR": str(tmp_path / "logs")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "| fine-tuned | test" in done.stdout
-    assert list((tmp_path / "logs").rglob("events.out*"))
 
 
 def test_compare_prints_one_table_and_keeps_finished_runs(config, tmp_path, capsys):
