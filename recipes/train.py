@@ -121,7 +121,8 @@ def merge_and_finetune(
     checkpoint = last_checkpoint(settings.finetune.output_dir) if resume else None
     if checkpoint is None:
         model, figures = merge(target, settings, record, resume)
-        write_json(after_merge, figures)
+        if settings.merge.should_save:
+            write_json(after_merge, figures)
         trainer = make_trainer(model, target, settings, settings.finetune)
     else:
         model, figures = MedMergeModel.from_pretrained(checkpoint), json.loads(after_merge.read_text())
