@@ -1,5 +1,6 @@
 """A checkpoint file -> its tensors, without executing code."""
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,18 @@ logger = logging.getLogger(__name__)
 SAFE_SUFFIXES = (".safetensors",)
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "model_ema", "teacher", "student")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A config file.
+
+    Raises:
+        CorruptSourceError: it is not there, or no JSON.
+    """
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CorruptSourceError(f"{file} cannot be read as JSON ({error}).") from error
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:

@@ -67,10 +67,10 @@ def translate(
     import timm
 
     network = timm.create_model(architecture, num_classes=0, **model_args)
-    pairs = align_by_order(_floating(network), theirs)
+    shapes = _floating(network)
+    pairs = align_by_order(shapes, theirs)
     if pairs is None:
         return None
-    shapes = _floating(network)
     found = {ours: tensors[prefix + key].reshape(shapes[ours]) for ours, key in pairs.items()}
     own = {key: tensors[prefix + key] for key in theirs}
     folded = fold_eps(original, network, pairs, found)

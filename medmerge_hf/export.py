@@ -185,13 +185,9 @@ def push_export(
     repo_id: str,
     *,
     private: bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    token: str | bool | None = None,
-    commit_message: str | None = None,
-    commit_description: str | None = None,
     tags: Sequence[str] | None = None,
-    run_as_future: bool = False,
+    commit_message: str | None = None,
+    **options: Any,
 ) -> Any:
     """Upload the export in a folder as one commit; what else lies there (checkpoints, pickles, notes) stays.
 
@@ -201,19 +197,16 @@ def push_export(
         folder: an export.
         repo_id: see [`MedMergeModel.push_to_hub`], as all below.
         private: of a repository made here.
-        revision: branch.
-        create_pr: open a pull request.
-        token: of the Hub.
-        commit_message: first line.
-        commit_description: more lines.
         tags: more of them for the card.
-        run_as_future: upload in the background.
+        commit_message: first line.
+        options: of [`hub.commit_export`]: `revision`, `create_pr`, `token`, `commit_description`, `run_as_future`.
 
     Returns:
         `huggingface_hub.CommitInfo`, or a `Future` of it.
     """
     folder = Path(folder)
-    repo_id = ensure_repository(repo_id, private=private, revision=None if create_pr else revision, token=token)
+    branch = None if options.get("create_pr") else options.get("revision")
+    repo_id = ensure_repository(repo_id, private=private, revision=branch, token=options.get("token"))
     config = MedMergeConfig.from_json_file(folder / MERGE_CONFIG)
     config.sources = [{**source, "id": source_name(source)} for source in config.sources]
     for warning in source_licenses(config)[1]:
@@ -221,16 +214,7 @@ def push_export(
     contents: dict[str, str | bytes] = {path: str(folder / path) for path in export_files(folder)}
     contents[CARD] = render_card(config, repo_id, tags or ()).encode()
     contents[MERGE_CONFIG] = config.to_json_string().encode()
-    return commit_export(
-        repo_id,
-        contents,
-        commit_message=commit_message or "Upload merged model",
-        commit_description=commit_description,
-        revision=revision,
-        create_pr=create_pr,
-        token=token,
-        run_as_future=run_as_future,
-    )
+    return commit_export(repo_id, contents, commit_message=commit_message or "Upload merged model", **options)
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """From a saved folder or Hub repository back to a [`MedMergeModel`]."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .checkpoints import read_json
 from .configuration_medmerge import MedMergeConfig
 from .errors import CorruptSourceError, SourceError, SourceNotFoundError, StateError
 from .export import AVERAGE, MERGE_CONFIG, MERGE_STATE
@@ -37,7 +37,7 @@ def load_merged(
 ) -> "MedMergeModel":
     """What [`MedMergeModel.from_pretrained`] does; arguments as there."""
     folder = find_folder(name, **hub)
-    kind = _read_json(folder / "config.json").get("model_type")
+    kind = read_json(folder / "config.json").get("model_type")
     if kind == MedMergeConfig.model_type:
         config = MedMergeConfig.from_json_file(folder / "config.json")
         return _load_merging(cls, config, load_file(folder / WEIGHTS), folder, sources, **hub)
@@ -69,13 +69,6 @@ def _read_state(folder: Path) -> dict[str, Tensor]:
     if not (folder / MERGE_STATE).is_file():
         raise StateError(f"{folder} holds no {MERGE_STATE}: one source was fine-tuned, nothing was merged.")
     return load_file(folder / MERGE_STATE)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise CorruptSourceError(f"{file} cannot be read as JSON ({error}).") from error
 
 
 def _load_collapsed(cls: "type[MedMergeModel]", config: MedMergeConfig, folder: Path) -> "MedMergeModel":

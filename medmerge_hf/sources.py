@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import PICKLE_SUFFIXES, SAFE_SUFFIXES, read_checkpoint
+from .checkpoints import PICKLE_SUFFIXES, SAFE_SUFFIXES, read_checkpoint, read_json
 from .errors import (
     ChangedSourceError,
     CorruptSourceError,
@@ -220,15 +220,8 @@ def read_license(folder: Path) -> str | None:
         stated = ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.get("license")
     except (OSError, ValueError):
         logger.debug("%s has no readable card", folder)
-    stated = stated or (_read_config(folder).get("pretrained_cfg") or {}).get("license")
+    stated = stated or (read_json(folder / "config.json").get("pretrained_cfg") or {}).get("license")
     return stated if isinstance(stated, str) else None
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CorruptSourceError(f"{folder / 'config.json'} cannot be read as JSON ({error}).") from error
 
 
 def _load_timm(reference: SourceReference, folder: Path) -> LoadedSource:
@@ -239,7 +232,7 @@ def _load_timm(reference: SourceReference, folder: Path) -> LoadedSource:
     except Exception as error:  # whatever timm's builders, safetensors or torch raise on broken files
         raise CorruptSourceError(f"Source {reference.id!r}: timm cannot load it ({error}).") from error
     architecture = model.pretrained_cfg["architecture"]
-    config = timm_config(architecture, model.pretrained_cfg, _read_config(folder).get("model_args"))
+    config = timm_config(architecture, model.pretrained_cfg, read_json(folder / "config.json").get("model_args"))
     return LoadedSource(dataclasses.replace(reference, architecture=architecture), model.state_dict(), config)
 
 

@@ -217,15 +217,21 @@ def claim_output_dir(settings: Settings) -> Path:
         }
     )
     record = folder / "run.yaml"
-    staged = folder / "run.tmp"
-    held_files = [file for file in folder.iterdir() if file != staged] if folder.is_dir() else []
+    half_written = record.with_suffix(".tmp")
+    held_files = [file for file in folder.iterdir() if file != half_written] if folder.is_dir() else []
     if held_files and not (record.is_file() and record.read_text() == mine):
         held = "another run (its run.yaml differs)" if record.is_file() else "other files"
         raise OutputDirError(f"{folder} already holds {held}. Choose another --output_dir, or move it away.")
-    folder.mkdir(parents=True, exist_ok=True)
-    staged.write_text(mine)
-    staged.replace(record)
+    write_whole(record, mine)
     return folder
+
+
+def write_whole(file: Path, text: str) -> None:
+    """All of it or nothing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    staged = file.with_suffix(".tmp")
+    staged.write_text(text)
+    staged.replace(file)
 
 
 def recipe_of(settings: Settings, revisions: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import datasets
 import torch
-from settings import Settings, claim_output_dir, make_settings, read_options, recipe_of
+from settings import Settings, claim_output_dir, make_settings, read_options, recipe_of, write_whole
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
@@ -123,10 +123,9 @@ def merge_and_finetune(
         model, figures = merge(target, settings, record, resume)
         if settings.merge.should_save:
             write_json(after_merge, figures)
-        trainer = make_trainer(model, target, settings, settings.finetune)
     else:
         model, figures = MedMergeModel.from_pretrained(checkpoint), json.loads(after_merge.read_text())
-        trainer = make_trainer(model, target, settings, settings.finetune)
+    trainer = make_trainer(model, target, settings, settings.finetune)
     trainer.train(resume_from_checkpoint=checkpoint)
     return model, figures | evaluate(trainer, target, "finetuned", record)
 
@@ -141,12 +140,9 @@ def merge(target: Any, settings: Settings, record: int, resume: bool) -> tuple[M
     return model, evaluate(trainer, target, "merged", record)
 
 
-def write_json(file: Path, figures: Mapping[str, float]) -> None:
-    """All of it or nothing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    staged = file.with_suffix(".tmp")
-    staged.write_text(json.dumps(figures, indent=2, sort_keys=True))
-    staged.replace(file)
+def write_json(file: Path, figures: Any) -> None:
+    """Figures or rows of results."""
+    write_whole(file, json.dumps(figures, indent=2, sort_keys=True))
 
 
 def lp_ft(model: MedMergeModel, target: Any, settings: Settings, record: int = 0) -> dict[str, float]:
