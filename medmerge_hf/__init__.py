@@ -14,7 +14,10 @@ _NAMES = {
     "MedMergeModel": "modeling_medmerge",
     "MedMergeTrainer": "trainer",
     "MedMergeTrainingArguments": "trainer",
-    "SourceReference": "sources",
+    "InputConvention": "references",
+    "NetworkDialect": "references",
+    "SourceReference": "references",
+    "inspect_sources": "preflight",
     "load_target": "data",
     "make_compute_metrics": "metrics",
     "recalibrate_batch_norm": "normalization",
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
     from .metrics import make_compute_metrics as make_compute_metrics
     from .modeling_medmerge import MedMergeModel as MedMergeModel
     from .normalization import recalibrate_batch_norm as recalibrate_batch_norm
-    from .sources import SourceReference as SourceReference
+    from .preflight import inspect_sources as inspect_sources
+    from .references import InputConvention as InputConvention
+    from .references import NetworkDialect as NetworkDialect
+    from .references import SourceReference as SourceReference
     from .trainer import MedMergeTrainer as MedMergeTrainer
     from .trainer import MedMergeTrainingArguments as MedMergeTrainingArguments
     from .transforms import resolve_preprocessing as resolve_preprocessing

@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 
-from torch import nn
-
+from .adaptation import harmonise_onto
 from .configuration_medmerge import MedMergeConfig
 from .modeling_medmerge import MedMergeModel
-from .networks import backbone_parameters, harmonise_onto, load_backbone, target_labels
-from .sources import SourceReference, identify, load_source
+from .networks import backbone_parameters, load_backbone, target_labels
+from .sources import Source, identify, load_source
+from .transforms import input_of
 
 
 def single_source_model(
-    source: "str | SourceReference | nn.Module",
+    source: Source,
     *,
     num_labels: int | None = None,
     id2label: Mapping[int, str] | None = None,
@@ -39,7 +39,7 @@ def single_source_model(
     loaded = load_source(source, architecture)
     config = MedMergeConfig(**target_labels(num_labels, id2label))
     model = MedMergeModel.from_anchor(loaded, config, image_size)
-    found = harmonise_onto(model.network, loaded.tensors, loaded.reference.id, anchor=True)
+    found = harmonise_onto(model.network, loaded, input_of(model), anchor=True)
     load_backbone(model.network, found.tensors)
     model.config.sources = identify([loaded.reference], [found.only(backbone_parameters(model.network))], [])
     return model

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from .errors import CorruptSourceError, SourceNotFoundError, UnsafePickleError
+from .headers import check_zip, read_header, read_index
 
 
 logger = logging.getLogger(__name__)
 
-SAFE_SUFFIXES = (".safetensors",)
+SAFE_SUFFIXES = (".safetensors", ".safetensors.index.json")
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "model_ema", "teacher", "student")
 
@@ -31,24 +32,30 @@ def read_json(file: Path) -> dict[str, Any]:
         raise CorruptSourceError(f"{file} cannot be read as JSON ({error}).") from error
 
 
-def read_checkpoint(path: str) -> dict[str, Tensor]:
-    """Read the tensors of a `.safetensors` file or of a pickle that needs no code.
+def read_checkpoint(path: str, weights: bool = True) -> dict[str, Tensor]:
+    """Read the tensors of a `.safetensors` file (or index of several), or of a pickle that needs no code.
 
     Args:
         path: the file.
+        weights: `False` reads names, shapes and dtypes alone: tensors on the meta device.
 
     Returns:
         Name -> tensor on the CPU. Wrappers such as `{"state_dict": ...}` are opened.
 
     Raises:
         SourceNotFoundError: there is no such file.
-        CorruptSourceError: truncated, of another format, or without tensors.
+        CorruptSourceError: truncated, of another format, larger inside than outside, or without tensors.
         UnsafePickleError: a pickle that would execute code.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise SourceNotFoundError(f"Source {path!r}: no such file (looked at {file.absolute()}).")
-    tensors: Any = _read_safetensors(file) if file.suffix in SAFE_SUFFIXES else _read_pickle(file)
+    if file.name.endswith(".index.json"):
+        tensors: Any = {}
+        for shard in read_index(file):
+            tensors |= _read_safetensors(shard, weights)
+    else:
+        tensors = (_read_safetensors if file.suffix in SAFE_SUFFIXES else _read_pickle)(file, weights)
     while isinstance(tensors, Mapping) and (
         key := next((k for k in WRAPPER_KEYS if isinstance(tensors.get(k), Mapping)), None)
     ):
@@ -60,16 +67,40 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
+def check_folder(folder: Path) -> None:
+    """Check what the weights files of a folder say of themselves, before a library reads them.
+
+    Raises:
+        CorruptSourceError: an index that leads out of the folder, a header that the format does not allow, a zip bomb.
+    """
+    for index in sorted(folder.glob("*.index.json")):
+        read_index(index)
+    for file in sorted(folder.glob("*.safetensors")):
+        _header_of(file)
+    for suffix in PICKLE_SUFFIXES:
+        for file in sorted(folder.glob(f"*{suffix}")):
+            check_zip(file)
+
+
+def _header_of(file: Path) -> dict[str, Tensor]:
+    try:
+        return read_header(file).tensors
+    except CorruptSourceError as error:
+        raise CorruptSourceError(f"{error}{_looks_like(file)}") from error
+
+
+def _read_safetensors(file: Path, weights: bool = True) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    header = _header_of(file)
+    if not weights:
+        return header
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise CorruptSourceError(
             f"Source {str(file)!r} ({file.stat().st_size} bytes) is not a complete safetensors file ({error})."
-            f"{_looks_like(file)}"
         ) from error
 
 
@@ -79,14 +110,18 @@ def _looks_like(file: Path) -> str:
         return " It is a Git LFS pointer: fetch the file itself (`git lfs pull`, or `hf download`)."
     if start.isascii() and start:
         return f" It is a text file that begins with {start[:30]!r}."
-    return " Download it again."
+    return ""
 
 
-def _read_pickle(file: Path) -> Any:
+def _read_pickle(file: Path, weights: bool = True) -> Any:
     import pickle
+    import zipfile
 
+    check_zip(file)
+    # With a map of the file nothing but the pickle itself is read; only zips can be mapped.
+    lazily = {"map_location": "meta", "mmap": zipfile.is_zipfile(file)}
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, weights_only=True, **({"map_location": "cpu"} if weights else lazily))
     except pickle.UnpicklingError as error:
         raise UnsafePickleError(
             f"Source {str(file)!r} is a pickle that is refused, since loading it would execute code or it is no "

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -12,12 +11,10 @@ from torch import Tensor
 from .errors import ArchitectureMismatchError, CorruptSourceError, NonFiniteSourceError
 
 
-logger = logging.getLogger(__name__)
-
 # First name of what sits on top of a backbone, in the libraries that checkpoints come from.
 HEADS = {
     *("aux_classifier", "classif", "classifier", "fc", "head", "head_dist", "heads", "last_linear", "linear"),
-    *("lm_head", "logits", "pooler", "projection"),
+    *("lm_head", "logits", "op_threshs", "pooler", "projection"),
 }
 
 
@@ -28,14 +25,18 @@ class Harmonised:
     Args:
         tensors: name -> tensor.
         notes: what was done to get there, a phrase each.
+        dropped: names, in the checkpoint, that stand for nothing of the anchor's.
+        pairs: name -> (first) name in the checkpoint.
     """
 
     tensors: dict[str, Tensor]
     notes: list[str]
+    dropped: list[str] = dataclasses.field(default_factory=list)
+    pairs: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def only(self, names: Iterable[str]) -> "Harmonised":
         """The same with these tensors alone."""
-        return Harmonised({name: self.tensors[name] for name in names}, self.notes)
+        return dataclasses.replace(self, tensors={name: self.tensors[name] for name in names})
 
 
 def find_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
@@ -49,7 +50,7 @@ def find_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
         The prefix with its dot, or an empty string.
 
     Raises:
-        ArchitectureMismatchError: two prefixes hold the same number of wanted names (a student and its average, say).
+        ArchitectureMismatchError: two prefixes hold the network (a student and its average, say).
 
     Example:
         >>> find_prefix(["module.conv1.weight", "module.fc.weight"], ["conv1.weight"])
@@ -65,7 +66,7 @@ def find_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
     if not votes:
         return ""
     (best, count), *others = votes.most_common(2)
-    if others and others[0][1] == count:
+    if others and others[0][1] == count and 2 * count > len(wanted):
         raise ArchitectureMismatchError(
             f"The names fit under both {best!r} and {others[0][0]!r} ({count} tensors each). Save the network that "
             "you want as a file of its own."
@@ -73,7 +74,24 @@ def find_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
     return best
 
 
-def _several(names: Iterable[str], shown: int = 4) -> str:
+def shared_prefix(names: Iterable[str]) -> str:
+    """The wrapper that all names begin with, with its dot, or an empty string.
+
+    Example:
+        >>> shared_prefix(["module.conv1.weight", "module.fc.weight"])
+        'module.'
+    """
+    parts = [name.split(".")[:-1] for name in names]
+    shared = []
+    for column in zip(*parts, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    return ".".join([*shared, ""]) if shared else ""
+
+
+def several(names: Iterable[str], shown: int = 4) -> str:
+    """The first few of many names."""
     names = sorted(names)
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
@@ -83,7 +101,7 @@ def _check_names(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sour
     if missing:
         raise ArchitectureMismatchError(
             f"Source {source!r} is not the anchor's architecture {architecture}: {len(missing)} of {len(wanted)} "
-            f"tensors are missing ({_several(missing)}). It holds {_several(found)}. Merge checkpoints of one "
+            f"tensors are missing ({several(missing)}). It holds {several(found)}. Merge checkpoints of one "
             "architecture, under its names."
         )
     shapes = [
@@ -93,37 +111,43 @@ def _check_names(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sour
     ]
     if shapes:
         raise ArchitectureMismatchError(
-            f"Source {source!r} has other shapes than the anchor ({architecture}): {_several(shapes, 2)}. "
+            f"Source {source!r} has other shapes than the anchor ({architecture}): {several(shapes, 2)}. "
             "Only networks of the same architecture and width can be merged."
         )
 
 
-def _check_rest(
-    rest: Iterable[str], known: Iterable[str], head: Iterable[str], source: str, architecture: str
-) -> None:
-    """Refuse what is left over, unless it is a head or a buffer: it would be another, larger network."""
+def check_rest(rest: Iterable[str], head: Iterable[str], source: str, architecture: str) -> None:
+    """Refuse what is left over, unless it is a head or a counter: it would be another, larger network.
+
+    Args:
+        rest: names that stand for nothing of the anchor's.
+        head: module names of the anchor's classification head.
+        source: how errors call this source.
+        architecture: how errors call the anchor's architecture.
+
+    Raises:
+        ArchitectureMismatchError: a name is neither.
+    """
     heads = HEADS | {name.split(".")[0] for name in head}
-    tops = {name.split(".")[0] for name in known} - heads
-    head = tuple(f"{name}." for name in head)
-    extra = [
-        name
-        for name in rest
-        if not name.startswith(head) and (name.split(".")[0] in tops or name[: name.find(".")] not in heads)
-    ]
+    counters = ("num_batches_tracked", "position_ids", "relative_position_index")
+    extra = [name for name in rest if not name.endswith(counters) and name.split(".")[0] not in heads]
     if extra:
         raise ArchitectureMismatchError(
             f"Source {source!r} holds {len(extra)} tensors that the anchor's architecture {architecture} does not "
-            f"have ({_several(extra)}). It is another network; nothing of it is dropped silently."
+            f"have ({several(extra)}). It is another network; nothing of it is dropped silently."
         )
 
 
 def _check_values(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Empty tensors, of which only the header was read, pass the second check."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise CorruptSourceError(
                 f"Source {source!r} stores {name} as {tensor.dtype}: quantised or integer weights cannot be blended. "
                 "Convert it to floating point first."
             )
+        if tensor.is_meta:
+            continue
         bad = tensor.numel() - int(torch.isfinite(tensor).sum())
         if bad:
             raise NonFiniteSourceError(
@@ -164,16 +188,16 @@ def harmonise(
     _check_names(inside, wanted, source, architecture)
     optional = set(optional)
     rest = inside.keys() - wanted.keys() - optional
-    _check_rest([n for n in rest if not n.endswith("num_batches_tracked")], wanted, head, source, architecture)
+    check_rest(rest, head, source, architecture)
     tensors = {name: inside[name] for name in wanted}
     _check_values(tensors, source)
-    dropped = [*rest, *(name for name in raw if not name.startswith(prefix))]
+    left_over = [*(prefix + name for name in rest), *(name for name in raw if not name.startswith(prefix))]
+    dropped = [name.removeprefix(prefix) for name in left_over if raw[name].is_floating_point()]
     notes = [f"{len(tensors)} tensors matched"]
     notes += [f"prefix {prefix!r} removed"] if prefix else []
-    notes += [f"dropped {_several(dropped)} (not part of the backbone)"] if dropped else []
-    logger.info("Source %s: %s.", source, ", ".join(notes))
+    notes += [f"dropped {several(dropped)} (not part of the backbone)"] if dropped else []
     found = {name: tensor.detach().to(torch.float32) for name, tensor in tensors.items()}
-    return Harmonised(found | {name: inside[name].detach() for name in optional & inside.keys()}, notes)
+    return Harmonised(found | {name: inside[name].detach() for name in optional & inside.keys()}, notes, dropped)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

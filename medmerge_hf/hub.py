@@ -69,6 +69,53 @@ def fetch_files(name: str, **hub: Any) -> Path:
         raise unreachable(name, error) from error
 
 
+def fetch_file(name: str, file: str, revision: str, **hub: Any) -> Path:
+    """`hf_hub_download` with errors that name the repository and the way out.
+
+    Args:
+        name: Hub id.
+        file: path in the repository.
+        revision: commit sha.
+        hub: of `hf_hub_download`.
+
+    Returns:
+        Its path in the cache.
+
+    Raises:
+        SourceNotFoundError: it cannot be read.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, file, revision=revision, **hub))
+    except Exception as error:  # likewise
+        raise unreachable(name, error) from error
+
+
+def commit_of(name: str, revision: str | None, file: str, **hub: Any) -> str:
+    """The commit that a branch or tag is at now; out of reach of the Hub, the one in the cache.
+
+    Args:
+        name: Hub id.
+        revision: branch, tag or sha; the default branch by default.
+        file: path in the repository, to look for in the cache.
+        hub: of `hf_hub_download`.
+
+    Raises:
+        SourceNotFoundError: neither answers.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, file, cache_dir=hub.get("cache_dir"), revision=revision)
+    try:
+        return str(HfApi(token=hub.get("token")).model_info(name, revision=revision).sha)
+    except Exception as error:  # likewise
+        if isinstance(cached, str):
+            parts = Path(cached).parts
+            return parts[parts.index("snapshots") + 1]
+        raise unreachable(name, error) from error
+
+
 def unreachable(name: str, error: Exception) -> SourceNotFoundError:
     """What a user can do about a repository that cannot be read.
 

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from .checkpoints import read_json
 from .configuration_medmerge import MedMergeConfig
 from .errors import CorruptSourceError, SourceError, SourceNotFoundError, StateError
 from .export import AVERAGE, MERGE_CONFIG, MERGE_STATE
 from .hub import fetch_files
-from .sources import SourceReference, load_source
+from .references import SourceReference
+from .sources import Source, load_source
 
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def load_merged(
     cls: "type[MedMergeModel]",
     name: str,
     merging: bool,
-    sources: Sequence["str | SourceReference | nn.Module"] | None,
+    sources: Sequence[Source] | None,
     **hub: Any,
 ) -> "MedMergeModel":
     """What [`MedMergeModel.from_pretrained`] does; arguments as there."""
@@ -93,10 +94,10 @@ def _load_merging(
     config: MedMergeConfig,
     state: Mapping[str, Tensor],
     folder: Path,
-    sources: Sequence["str | SourceReference | nn.Module"] | None,
+    sources: Sequence[Source] | None,
     **hub: Any,
 ) -> "MedMergeModel":
-    known = [SourceReference(**source) for source in config.sources]
+    known = [SourceReference.parse(source) for source in config.sources]
     if sources is not None and len(sources) != len(known):
         raise StateError(f"sources names {len(sources)}, the merge was made of {len(known)}: {[s.id for s in known]}.")
     model = cls(config)

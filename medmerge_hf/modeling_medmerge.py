@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from .adaptation import harmonise_onto
 from .analysis import kernel_table, stage_statistics
 from .blending import Constraint, Granularity, KernelWeights
 from .configuration_medmerge import MedMergeConfig, SourceDtype
@@ -21,7 +22,6 @@ from .networks import (
     backbone_parameters,
     backbone_prefix,
     build_network,
-    harmonise_onto,
     load_backbone,
     network_config,
     target_labels,
@@ -29,9 +29,16 @@ from .networks import (
 from .normalization import recalibrate_batch_norm
 from .provenance import Stage
 from .saving import SavingModel
-from .sources import LoadedSource, SourceReference, identify, load_source
+from .sources import LoadedSource, Source, identify, load_source
 from .substitution import Substitution
-from .transforms import default_processor, resize_processor, resize_timm_config, timm_processor
+from .transforms import (
+    default_processor,
+    input_of,
+    normalise_processor,
+    resize_processor,
+    resize_timm_config,
+    timm_processor,
+)
 
 
 class MedMergeModel(SavingModel):
@@ -75,7 +82,7 @@ class MedMergeModel(SavingModel):
     @classmethod
     def from_sources(
         cls,
-        sources: Sequence["str | SourceReference | nn.Module"],
+        sources: Sequence[Source],
         *,
         num_labels: int | None = None,
         id2label: Mapping[int, str] | None = None,
@@ -92,7 +99,8 @@ class MedMergeModel(SavingModel):
 
         Args:
             sources: anchor first, then at least one other. Each a timm name or Hub id (`@revision` allowed), a local
-                folder of timm or transformers, a checkpoint file, or an `nn.Module`.
+                folder of timm or transformers, a checkpoint file, an `nn.Module`, or a [`SourceReference`] (or a dict
+                of its fields) that also says which input and which network the weights were made for.
             num_labels: classes of the target task; read off `id2label` where that is given.
             id2label: names of the classes.
             problem_type: `single_label_classification`, `multi_label_classification` or `regression`.
@@ -157,11 +165,16 @@ class MedMergeModel(SavingModel):
             )
         if image_size is not None and plain["model_type"] == "timm_wrapper":
             plain = resize_timm_config(plain, image_size)
+        stated = anchor.reference.input
+        if stated is not None and plain["model_type"] == "timm_wrapper":
+            given = {"mean": list(stated.pixel_mean), "std": list(stated.pixel_std)}
+            plain = {**plain, "pretrained_cfg": {**plain["pretrained_cfg"], **given}}
         config.network = plain
         model = cls(config)
         if model.image_processor is None:
             processor = anchor.image_processor or default_processor(image_size or 224)
-            model.image_processor = resize_processor(processor, image_size) if image_size else processor
+            processor = resize_processor(processor, image_size) if image_size else processor
+            model.image_processor = normalise_processor(processor, stated) if stated else processor
         return model
 
     def attach(self, loaded: Sequence[LoadedSource]) -> None:
@@ -173,9 +186,9 @@ class MedMergeModel(SavingModel):
         Raises:
             SourceError: a source that does not fit the network, is there twice, or is not the one in the config.
         """
-        names = [source.reference.id for source in loaded]
-        anchor = harmonise_onto(self.network, loaded[0].tensors, names[0], anchor=True)
-        others = [harmonise_onto(self.network, s.tensors, n) for s, n in zip(loaded[1:], names[1:], strict=True)]
+        images = input_of(self)
+        anchor = harmonise_onto(self.network, loaded[0], images, anchor=True)
+        others = [harmonise_onto(self.network, source, images) for source in loaded[1:]]
         backbone = backbone_parameters(self.network)
         self.config.sources = identify(
             [source.reference for source in loaded], [anchor.only(backbone), *others], self.config.sources

@@ -5,9 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .dialects import translate
 from .errors import SettingsError
-from .harmonization import Harmonised, find_prefix, harmonise
 
 
 # What belongs to the labels of a source, not to the network.
@@ -68,57 +66,34 @@ def head_modules(network: Any) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
+def backbone_module(network: Any) -> nn.Module:
+    """timm's own network, or the base model of a transformers one."""
+    return getattr(network, network.base_model_prefix)
+
+
 def backbone_parameters(network: Any) -> dict[str, nn.Parameter]:
     """Name -> parameter of the backbone, the classification head left out."""
     head = tuple(f"{name}." for name in head_modules(network))
-    backbone = getattr(network, network.base_model_prefix)
-    return {name: p for name, p in backbone.named_parameters() if not name.startswith(head)}
+    return {name: p for name, p in backbone_module(network).named_parameters() if not name.startswith(head)}
 
 
 def backbone_buffers(network: Any) -> dict[str, Tensor]:
     """Name -> buffer of the backbone that is part of its state dict."""
-    backbone = getattr(network, network.base_model_prefix)
+    backbone = backbone_module(network)
     saved = backbone.state_dict().keys()
     return {name: buffer for name, buffer in backbone.named_buffers() if name in saved}
 
 
-def harmonise_onto(network: Any, tensors: Mapping[str, Tensor], source: str, anchor: bool = False) -> Harmonised:
-    """Bring a checkpoint under the names of a network's backbone ([`harmonization.harmonise`]).
-
-    Args:
-        network: a plain classifier of the anchor's architecture.
-        tensors: the checkpoint, under its own names.
-        source: how errors and logs call it.
-        anchor: whether the floating point buffers (BatchNorm statistics) are wanted too.
-
-    Returns:
-        Its tensors, by their names below the backbone, and notes.
-    """
-    wanted: dict[str, Tensor] = dict(backbone_parameters(network))
-    buffers = backbone_buffers(network)
-    if anchor:
-        wanted |= {name: buffer for name, buffer in buffers.items() if buffer.is_floating_point()}
-    notes = []
-    if not {f"{find_prefix(tensors, wanted)}{name}" for name in wanted} <= tensors.keys():
-        arguments = getattr(network.config, "model_args", None) or {}
-        translated = translate(tensors, architecture_name(network), source, **arguments)
-        if translated is not None:
-            tensors, notes = translated[0], [translated[1]]
-    found = harmonise(
-        tensors,
-        wanted,
-        optional=buffers.keys() - wanted.keys(),
-        head=head_modules(network),
-        source=source,
-        architecture=architecture_name(network),
-    )
-    found = Harmonised(found.tensors, [*notes, *found.notes])
-    return found if anchor else found.only(wanted)
+def backbone_state(network: Any) -> dict[str, Tensor]:
+    """Name -> floating point parameter or buffer of the backbone, the head left out, in order of definition."""
+    head = tuple(f"{name}." for name in head_modules(network))
+    tensors = backbone_module(network).state_dict()
+    return {name: t for name, t in tensors.items() if t.is_floating_point() and not name.startswith(head)}
 
 
 def load_backbone(network: Any, tensors: Mapping[str, Tensor]) -> None:
     """Copy harmonised tensors into a network's backbone; its head stays as it is."""
-    getattr(network, network.base_model_prefix).load_state_dict(tensors, strict=False)
+    backbone_module(network).load_state_dict(tensors, strict=False)
 
 
 def target_labels(num_labels: int | None, id2label: Mapping[int, str] | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from .blending import KernelWeights
@@ -23,7 +23,7 @@ from .export import (
     save_processor,
     staged_directory,
 )
-from .sources import SourceReference
+from .sources import Source
 from .transforms import resolve_preprocessing
 
 
@@ -179,7 +179,7 @@ class SavingModel(PreTrainedModel):
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         merging: bool = False,
-        sources: Sequence["str | SourceReference | nn.Module"] | None = None,
+        sources: Sequence[Source] | None = None,
         **kwargs: Any,
     ) -> "MedMergeModel":
         """Load an export, or a checkpoint of the merge stage.

@@ -1,58 +1,24 @@
 """From a reference (Hub id, folder, file, module in memory) to the tensors of a checkpoint."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import PICKLE_SUFFIXES, SAFE_SUFFIXES, read_checkpoint, read_json
-from .errors import (
-    ChangedSourceError,
-    CorruptSourceError,
-    DuplicateSourceError,
-    SettingsError,
-    SourceNotFoundError,
-)
+from .checkpoints import check_folder, read_checkpoint, read_json
+from .errors import ChangedSourceError, CorruptSourceError, DuplicateSourceError, SourceNotFoundError
 from .harmonization import Harmonised, fingerprint
-from .hub import fetch_source, unreachable
+from .hub import fetch_file, fetch_source
+from .references import InputConvention, SourceReference
+from .resolution import resolve_reference
+from .timm_configs import file_config, timm_config, timm_input, with_channels
 
 
 logger = logging.getLogger(__name__)
-
-Loader = Literal["timm", "transformers", "file", "memory"]
-# Of timm's pretrained_cfg, what describes the network and its input.
-NETWORK_KEYS = (
-    *("input_size", "fixed_input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "pool_size"),
-    *("first_conv", "classifier"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceReference:
-    """Where a source comes from, so that a merge can be repeated from its config alone.
-
-    Args:
-        id: Hub id, local folder, checkpoint file, or a name for a module in memory.
-        loader: what reads it: `timm`, `transformers`, `file` (weights alone) or `memory`.
-        revision: commit sha on the Hub; `None` for anything local.
-        architecture: timm name of the network, for loaders that know it.
-        sha256: of the harmonised weights ([`harmonization.fingerprint`]), once they were read.
-        license: as the Hub calls it (`apache-2.0`, ...); read off the source's card or config where it is not given.
-        notes: what was done to bring it under the anchor's names.
-    """
-
-    id: str
-    loader: Loader
-    revision: str | None = None
-    architecture: str | None = None
-    sha256: str | None = None
-    license: str | None = None
-    notes: Sequence[str] = ()
 
 
 @dataclasses.dataclass
@@ -64,23 +30,30 @@ class LoadedSource:
         tensors: its state dict, under its own names.
         network_config: dict of the plain transformers config (`timm_wrapper` for timm networks), where known.
         image_processor: of transformers-native checkpoints that carry one.
+        input: what images it expects, where it or its reference says so.
+        module: the network itself, of sources in memory.
     """
 
     reference: SourceReference
     tensors: Mapping[str, Tensor]
     network_config: dict[str, Any] | None = None
     image_processor: Any = None
+    input: InputConvention | None = None
+    module: nn.Module | None = None
 
 
-def load_source(
-    source: "str | SourceReference | nn.Module", architecture: str | None = None, **hub: Any
-) -> LoadedSource:
+# What a source may be given as.
+Source = str | Mapping[str, Any] | SourceReference | nn.Module
+
+
+def load_source(source: Source, architecture: str | None = None, **hub: Any) -> LoadedSource:
     """Read a source.
 
     Args:
         source: a timm name (`resnet18.a1_in1k`), a Hub id (`user/repo`, `hf-hub:user/repo`, either with `@revision`),
-            a local folder of timm or transformers, a checkpoint file, an `nn.Module`, or a reference made earlier.
-        architecture: timm name of the network, needed where the source does not say it (files, bare modules).
+            a local folder of timm or transformers, a checkpoint file, an `nn.Module`, or a [`SourceReference`] (or its
+            fields) that says more.
+        architecture: timm name of the network, for sources that do not say it (files, bare modules).
         hub: of `snapshot_download`: `token`, `cache_dir`, `local_files_only`, ...
 
     Returns:
@@ -93,122 +66,33 @@ def load_source(
     """
     if isinstance(source, nn.Module):
         return _load_module(source, architecture)
-    reference = source if isinstance(source, SourceReference) else resolve_reference(source, architecture, **hub)
+    reference = resolve_reference(source, architecture, **hub)
     if reference.loader == "memory":
         raise SourceNotFoundError(
             f"Source {reference.id!r} was a module in memory and was not saved. Pass it again: "
             "from_pretrained(..., merging=True, sources=[...])."
         )
+    loaded = _load_from(reference, **hub)
+    return dataclasses.replace(loaded, input=reference.input or loaded.input)
+
+
+def _load_from(reference: SourceReference, **hub: Any) -> LoadedSource:
     if reference.loader == "file":
-        config = timm_config(reference.architecture) if reference.architecture else None
-        return LoadedSource(reference, read_checkpoint(reference.id), config)
+        tensors = read_checkpoint(find_weights(reference, **hub))
+        return LoadedSource(reference, tensors, file_config(reference.architecture, tensors))
     folder = fetch_source(reference.id, reference.revision, **hub) if reference.revision else Path(reference.id)
     if not folder.is_dir():
         raise SourceNotFoundError(f"Source {reference.id!r}: no such folder (looked at {folder.absolute()}).")
+    check_folder(folder)
     reference = dataclasses.replace(reference, license=reference.license or read_license(folder))
     return (_load_timm if reference.loader == "timm" else _load_transformers)(reference, folder)
 
 
-def resolve_reference(source: str, architecture: str | None = None, **hub: Any) -> SourceReference:
-    """Find out what a string names and, on the Hub, which commit it is now.
-
-    Args:
-        source: see [`load_source`].
-        architecture: timm name of the network, for files.
-        hub: of `hf_hub_download`.
-
-    Returns:
-        The reference, its revision pinned.
-
-    Raises:
-        SourceNotFoundError: nothing answers to this name.
-    """
-    path = Path(source.removeprefix("local-dir:")).expanduser()
-    if path.is_dir():
-        return SourceReference(str(path), _library_of(path / "config.json", source))
-    if path.is_file():
-        return SourceReference(str(path), "file", architecture=architecture)
-    if path.suffix in SAFE_SUFFIXES + PICKLE_SUFFIXES or source.startswith((".", "/", "~", "local-dir:")):
-        raise SourceNotFoundError(f"Source {source!r}: no such file or folder (looked at {path.absolute()}).")
-    return _resolve_on_hub(source, **hub)
-
-
-def _library_of(config_file: Path, source: str) -> Loader:
-    """timm writes `architecture` into its config.json, transformers `model_type`."""
-    try:
-        config = json.loads(config_file.read_text())
-    except (OSError, ValueError) as error:
-        raise SourceNotFoundError(
-            f"Source {source!r}: a folder or repository needs a config.json written by timm or transformers "
-            f"({error}). Name the weights file itself and its architecture instead."
-        ) from error
-    if "architecture" in config:
-        return "timm"
-    if "model_type" in config:
-        return "transformers"
-    raise SourceNotFoundError(
-        f"Source {source!r}: its config.json names neither a timm architecture nor a model_type."
-    )
-
-
-def _resolve_on_hub(source: str, **hub: Any) -> SourceReference:
-    import timm
-    from huggingface_hub import hf_hub_download
-
-    name, _, revision = source.removeprefix("hf-hub:").partition("@")
-    if "/" not in name:
-        try:
-            cfg = timm.models.get_pretrained_cfg(name, allow_unregistered=False)
-        except RuntimeError:  # no such network, or no such weights of it
-            cfg = None
-        if cfg is None or not cfg.hf_hub_id:
-            raise SourceNotFoundError(
-                f"Source {source!r} is no file, no folder, no timm network with pretrained weights and no Hub id "
-                f"(user/name).{_similar(name)}"
-            )
-        name = cfg.hf_hub_id
-    try:
-        config_file = Path(hf_hub_download(name, "config.json", revision=revision or None, **hub))
-    except Exception as error:  # of the client, its HTTP library or the system
-        raise unreachable(source, error) from error
-    # The cache keeps a file under snapshots/<commit sha>/, online and offline alike.
-    return SourceReference(name, _library_of(config_file, source), revision=config_file.parent.name)
-
-
-def _similar(name: str) -> str:
-    import timm
-
-    names = timm.list_models(f"{name.split('.')[0]}*", pretrained=True)[:3]
-    return f" Did you mean {', '.join(names)}?" if names else ""
-
-
-def timm_config(
-    architecture: str, cfg: dict[str, Any] | None = None, args: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """The `timm_wrapper` config of a timm network.
-
-    Args:
-        architecture: timm name, e.g. `resnet18`.
-        cfg: its pretrained_cfg (preprocessing, name of the head); by default timm's own for this architecture.
-        args: keywords for `timm.create_model`.
-
-    Returns:
-        A dict for `TimmWrapperConfig.from_dict`, without number or names of labels.
-
-    Raises:
-        SettingsError: timm does not know the architecture.
-    """
-    import timm
-
-    if not timm.is_model(architecture):
-        raise SettingsError(f"timm {timm.__version__} knows no architecture {architecture!r}.{_similar(architecture)}")
-    if cfg is None:
-        cfg = timm.models.get_pretrained_cfg(architecture).to_dict()
-    # num_classes belongs to the labels (with it in model_args transformers passes it twice and fails), tag and licence
-    # to the weights. timm 1.0.31 fails on a model_args that is null.
-    args = {key: value for key, value in (args or {}).items() if key != "num_classes"}
-    cfg = {key: cfg[key] for key in NETWORK_KEYS if cfg.get(key) is not None}
-    return {"model_type": "timm_wrapper", "architecture": architecture, "pretrained_cfg": cfg, "model_args": args}
+def find_weights(reference: SourceReference, **hub: Any) -> str:
+    """Path of the weights file of a `file` reference; one on the Hub is downloaded."""
+    if reference.revision and reference.file:
+        return str(fetch_file(reference.id, reference.file, reference.revision, **hub))
+    return str(Path(reference.id) / reference.file) if reference.file else reference.id
 
 
 def read_license(folder: Path) -> str | None:
@@ -224,6 +108,17 @@ def read_license(folder: Path) -> str | None:
     return stated if isinstance(stated, str) else None
 
 
+def processor_input(processor: Any) -> InputConvention | None:
+    """Of a transformers image processor."""
+    if getattr(processor, "image_mean", None) is None:
+        return None
+    high = 1 / processor.rescale_factor / 255 if getattr(processor, "do_rescale", True) else 1 / 255
+    if not getattr(processor, "do_normalize", True):
+        return InputConvention(std=(high,))
+    scaled = [[value * high for value in values] for values in (processor.image_mean, processor.image_std)]
+    return InputConvention(mean=scaled[0], std=scaled[1])
+
+
 def _load_timm(reference: SourceReference, folder: Path) -> LoadedSource:
     import timm
 
@@ -233,7 +128,8 @@ def _load_timm(reference: SourceReference, folder: Path) -> LoadedSource:
         raise CorruptSourceError(f"Source {reference.id!r}: timm cannot load it ({error}).") from error
     architecture = model.pretrained_cfg["architecture"]
     config = timm_config(architecture, model.pretrained_cfg, read_json(folder / "config.json").get("model_args"))
-    return LoadedSource(dataclasses.replace(reference, architecture=architecture), model.state_dict(), config)
+    reference = dataclasses.replace(reference, architecture=architecture)
+    return LoadedSource(reference, model.state_dict(), config, input=timm_input(config))
 
 
 def _load_transformers(reference: SourceReference, folder: Path) -> LoadedSource:
@@ -255,7 +151,8 @@ def _load_transformers(reference: SourceReference, folder: Path) -> LoadedSource
         processor = AutoImageProcessor.from_pretrained(folder)
     except (OSError, ValueError):
         processor = None
-    return LoadedSource(reference, model.state_dict(), model.config.to_dict(), processor)
+    config = model.config.to_dict()
+    return LoadedSource(reference, model.state_dict(), config, processor, input=processor_input(processor))
 
 
 def _load_module(module: nn.Module, architecture: str | None) -> LoadedSource:
@@ -269,20 +166,14 @@ def _load_module(module: nn.Module, architecture: str | None) -> LoadedSource:
         network_config = timm_config(architecture)
     name = (network_config or {}).get("architecture") or architecture
     reference = SourceReference(f"memory:{type(module).__name__}", "memory", architecture=name)
-    return LoadedSource(reference, module.state_dict(), network_config)
+    stated = timm_input(network_config) if network_config and hasattr(module, "pretrained_cfg") else None
+    return LoadedSource(reference, module.state_dict(), network_config, input=stated, module=module)
 
 
 def _timm_module_config(module: nn.Module, cfg: dict[str, Any]) -> dict[str, Any]:
     """timm notes the network's name in it, but not the number of channels that it was made for."""
     stem = cfg["first_conv"] if isinstance(cfg["first_conv"], str) else cfg["first_conv"][0]
-    channels = module.get_parameter(f"{stem}.weight").shape[1]
-    _, *size = cfg["input_size"]
-    cfg, args = {**cfg, "input_size": [channels, *size]}, {}
-    if channels != len(cfg["mean"]):
-        cfg |= {key: [sum(cfg[key]) / len(cfg[key])] * channels for key in ("mean", "std")}
-    if channels != 3:
-        args["in_chans"] = channels
-    return timm_config(cfg["architecture"], cfg, args)
+    return with_channels(timm_config(cfg["architecture"], cfg), module.get_parameter(f"{stem}.weight").shape[1])
 
 
 def identify(
@@ -319,7 +210,7 @@ def identify(
             )
     described = []
     for index, (reference, source) in enumerate(zip(references, harmonised, strict=True)):
-        found = dataclasses.replace(reference, sha256=prints[index], notes=list(source.notes))
+        found = dataclasses.replace(reference, sha256=prints[index], notes=tuple(source.notes))
         on_hub = index < len(known) and known[index]["revision"]
         described.append(dict(known[index]) if on_hub else dataclasses.asdict(found))
     return described

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import SettingsError
+from .references import InputConvention
 
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,21 @@ def resize_processor(processor: Any, image_size: int) -> Any:
     if crop:
         processor.crop_size = {"height": image_size, "width": image_size}
     return processor
+
+
+def normalise_processor(processor: Any, images: InputConvention) -> Any:
+    """A copy of a transformers image processor that gives images of a convention, in RGB."""
+    processor = copy.deepcopy(processor)
+    processor.do_rescale, processor.rescale_factor, processor.do_normalize = True, 1 / 255, True
+    count = 3 // len(images.pixel_mean)
+    processor.image_mean, processor.image_std = list(images.pixel_mean) * count, list(images.pixel_std) * count
+    return processor
+
+
+def input_of(model: Any) -> InputConvention:
+    """The images that a model's processor gives."""
+    pixels = resolve_preprocessing(model)
+    return InputConvention(mean=pixels.mean, std=pixels.std)
 
 
 @dataclasses.dataclass(frozen=True)
