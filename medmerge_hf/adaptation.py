@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .dialects import Names, translate
 from .errors import ArchitectureMismatchError
-from .harmonization import Harmonised, find_prefix, harmonise, shared_prefix
+from .harmonization import Harmonised, check_values, find_prefix, harmonise, shared_prefix
 from .inputs import changes, channel_map, find_stem, fold_into_stem
 from .networks import (
     LABEL_KEYS,
@@ -112,6 +112,7 @@ def harmonise_onto(
 
 
 def _adapt(case: _Case, anchor_input: InputConvention | None) -> None:
+    check_values(case.own(), case.name)
     empty = any(tensor.is_meta for tensor in case.tensors.values())
     if not empty:
         case.original = _original(case)
@@ -160,8 +161,11 @@ def _original(case: _Case) -> nn.Module | None:
     """The source's own network in float64, with its weights; `None` where it is the anchor's or is not known."""
     source = case.source
     made: nn.Module | None = case.original
-    if made is None and source.module is not None and _can_run(source.module) and not _same_network(case):
-        return copy.deepcopy(source.module).double().eval()
+    if made is None and source.module is not None and not _same_network(case):
+        if _can_run(source.module):
+            return copy.deepcopy(source.module).double().eval()
+        if not _describes_itself(source.module):
+            return None
     if made is None and source.network_config and not _same_network(case):
         made = build_network(network_config(source.network_config, num_labels=2))
     if made is None:
@@ -182,6 +186,10 @@ def _can_run(module: nn.Module) -> bool:
     return type(module).forward is not nn.Module.forward
 
 
+def _describes_itself(module: nn.Module) -> bool:
+    return hasattr(module, "config") or hasattr(module, "pretrained_cfg")
+
+
 def _same_network(case: _Case) -> bool:
     """Whether the source's config describes the anchor's network under the anchor's names.
 
@@ -189,7 +197,7 @@ def _same_network(case: _Case) -> bool:
     """
     theirs, ours = case.source.network_config, case.network.config.to_dict()
     module = case.source.module
-    if theirs is None or (module is not None and not (hasattr(module, "config") or hasattr(module, "pretrained_cfg"))):
+    if theirs is None or (module is not None and not _describes_itself(module)):
         return False
     if case.source.reference.loader == "file":
         return theirs.get("architecture") == ours.get("architecture")

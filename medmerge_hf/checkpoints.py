@@ -86,7 +86,9 @@ def _header_of(file: Path) -> dict[str, Tensor]:
     try:
         return read_header(file).tensors
     except CorruptSourceError as error:
-        raise CorruptSourceError(f"{error}{_looks_like(file)}") from error
+        if what := _looks_like(file):
+            raise CorruptSourceError(f"Source {str(file)!r} is no safetensors file. {what}") from error
+        raise
 
 
 def _read_safetensors(file: Path, weights: bool = True) -> dict[str, Tensor]:
@@ -107,9 +109,10 @@ def _read_safetensors(file: Path, weights: bool = True) -> dict[str, Tensor]:
 def _looks_like(file: Path) -> str:
     start = file.open("rb").read(200)
     if start.startswith(b"version https://git-lfs"):
-        return " It is a Git LFS pointer: fetch the file itself (`git lfs pull`, or `hf download`)."
-    if start.isascii() and start:
-        return f" It is a text file that begins with {start[:30]!r}."
+        return "It is a Git LFS pointer: fetch the file itself (`git lfs pull`, or `hf download`)."
+    text = start.decode(errors="replace")
+    if text and text.replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable() and text.isascii():
+        return f"It is a text file that begins with {text[:30]!r}."
     return ""
 
 
@@ -125,7 +128,7 @@ def _read_pickle(file: Path, weights: bool = True) -> Any:
     except pickle.UnpicklingError as error:
         raise UnsafePickleError(
             f"Source {str(file)!r} is a pickle that is refused, since loading it would execute code or it is no "
-            f"checkpoint at all ({str(error).splitlines()[0]}). Where you trust its origin, convert it "
+            f"checkpoint at all ({_reason(error)}). Where you trust its origin, convert it "
             "once on a machine that you can lose: safetensors.torch.save_file(torch.load(path, weights_only=False)"
             ".state_dict(), 'model.safetensors')."
         ) from error
@@ -133,3 +136,10 @@ def _read_pickle(file: Path, weights: bool = True) -> Any:
         raise CorruptSourceError(
             f"Source {str(file)!r} cannot be read by torch ({error}). Download it again."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Of torch's advice on a refused pickle, the line that says what was wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if "WeightsUnpickler error" in line]
+    reason = lines[0].partition("WeightsUnpickler error:")[2] if lines else str(error).splitlines()[0]
+    return reason.strip().split(". ")[0][:160]

@@ -18,7 +18,7 @@ from torch import Tensor
 from .analysis import kernel_table, stage_statistics
 from .blending import KernelWeights, blend
 from .configuration_medmerge import MedMergeConfig
-from .errors import ExportError
+from .errors import ExportError, SettingsError
 from .hub import commit_export, ensure_repository, export_files
 from .model_card import CARD, FIGURE, TAGS, render_card, source_licenses
 from .networks import backbone_prefix
@@ -115,6 +115,22 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             hf_logging.enable_progress_bar()
+
+
+def export_dtype(dtype: "torch.dtype | str") -> torch.dtype:
+    """A dtype that exports are written in, from itself or its name.
+
+    Raises:
+        SettingsError: it is none of them.
+
+    Example:
+        >>> export_dtype("bfloat16")
+        torch.bfloat16
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.bfloat16, torch.float16):
+        raise SettingsError(f"dtype={dtype!r} is not one of float32, bfloat16, float16.")
+    return found
 
 
 def export_network(network: Any, processor: Any, folder: Path, **kwargs: Any) -> None:
@@ -233,7 +249,8 @@ def verify_export(network: Any, folder: Path) -> None:
     expected = network.state_dict()
     for name, tensor in expected.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ExportError(f"{name} holds NaN or infinity; nothing was saved. Lower the learning rates.")
+            way_out = "Export in bfloat16" if tensor.dtype == torch.float16 else "Lower the learning rates"
+            raise ExportError(f"{name} holds NaN or infinity as {tensor.dtype}; nothing was saved. {way_out}.")
     reloaded, info = AutoModelForImageClassification.from_pretrained(
         folder, output_loading_info=True, dtype=network.dtype
     )

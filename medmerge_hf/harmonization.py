@@ -138,8 +138,17 @@ def check_rest(rest: Iterable[str], head: Iterable[str], source: str, architectu
         )
 
 
-def _check_values(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Empty tensors, of which only the header was read, pass the second check."""
+def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse integers, NaN and infinity. Of empty tensors (meta device) the values are not known.
+
+    Args:
+        tensors: name -> tensor.
+        source: how errors call this source.
+
+    Raises:
+        CorruptSourceError: a tensor is not floating point.
+        NonFiniteSourceError: a tensor holds NaN or infinity.
+    """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise CorruptSourceError(
@@ -190,7 +199,7 @@ def harmonise(
     rest = inside.keys() - wanted.keys() - optional
     check_rest(rest, head, source, architecture)
     tensors = {name: inside[name] for name in wanted}
-    _check_values(tensors, source)
+    check_values(tensors, source)
     left_over = [*(prefix + name for name in rest), *(name for name in raw if not name.startswith(prefix))]
     dropped = [name.removeprefix(prefix) for name in left_over if raw[name].is_floating_point()]
     notes = [f"{len(tensors)} tensors matched"]

@@ -1,6 +1,7 @@
 """What a user says of a source: where its weights lie, which network they belong to, what images it expects."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -193,6 +194,10 @@ class SourceReference:
         if not isinstance(value, Mapping) or not isinstance(value.get("id"), str):
             raise SettingsError(f"A source is a string, or a mapping with an id; not {value!r}.")
         return cls(**_known(cls, value, f"source {value['id']!r}"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields as JSON has them; [`parse`] reads them again."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 def _known(kind: Any, values: Mapping[str, Any], what: str) -> dict[str, Any]:

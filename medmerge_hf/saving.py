@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -14,6 +15,7 @@ from .configuration_medmerge import MedMergeConfig
 from .errors import SettingsError, StateError
 from .export import (
     KERNEL_WEIGHTS,
+    export_dtype,
     export_network,
     no_progress_bars,
     plain_copy,
@@ -57,6 +59,7 @@ class SavingModel(PreTrainedModel):
         state_dict: Mapping[str, Tensor] | None = None,
         collapse: bool = True,
         push_to_hub: bool = False,
+        dtype: "torch.dtype | str | None" = None,
         **kwargs: Any,
     ) -> None:
         """Write the plain model, which `AutoModelForImageClassification`, `pipeline` and timm's `local-dir:` read.
@@ -71,6 +74,8 @@ class SavingModel(PreTrainedModel):
             collapse: `False` writes the small form to train on instead: kernel weights, head and statistics without
                 the sources. [`MedMergeTrainer`] does so in its `checkpoint-*` folders.
             push_to_hub: also upload the folder, see [`push_to_hub`]; `repo_id` is by default the folder's name.
+            dtype: of the exported weights, `"float16"` or `"bfloat16"` for half the size; float32 by default. The
+                merge state stays as it is.
             kwargs: of [`push_to_hub`] and of `PreTrainedModel.save_pretrained`: `max_shard_size`, ...
 
         Raises:
@@ -92,7 +97,10 @@ class SavingModel(PreTrainedModel):
             return
         destination = Path(save_directory)
         with staged_directory(destination) as folder:
-            export_network(plain_copy(self.network, self.merge, state_dict), self.image_processor, folder, **kwargs)
+            plain = plain_copy(self.network, self.merge, state_dict)
+            if dtype is not None:
+                plain = plain.to(export_dtype(dtype))
+            export_network(plain, self.image_processor, folder, **kwargs)
             if self.image_processor is not None:
                 self.config.record = {**self.config.record, "preprocessing": resolve_preprocessing(self).summary}
             small = self._small_state(state_dict) if self.merge is not None else self.merge_state
@@ -113,6 +121,7 @@ class SavingModel(PreTrainedModel):
         commit_description: str | None = None,
         tags: list[str] | None = None,
         max_shard_size: int | str = "50GB",
+        dtype: "torch.dtype | str | None" = None,
     ) -> Any:
         """Export and upload in one commit: weights, config, image processor, merge state, model card, picture.
 
@@ -129,6 +138,7 @@ class SavingModel(PreTrainedModel):
             commit_description: more lines.
             tags: more of them for the card.
             max_shard_size: of a weights file.
+            dtype: see [`save_pretrained`].
 
         Returns:
             `huggingface_hub.CommitInfo`.
@@ -138,7 +148,7 @@ class SavingModel(PreTrainedModel):
         """
         with tempfile.TemporaryDirectory() as folder:
             export = Path(folder) / repo_id.rsplit("/", 1)[-1]
-            self.save_pretrained(export, max_shard_size=max_shard_size)
+            self.save_pretrained(export, max_shard_size=max_shard_size, dtype=dtype)
             return push_export(
                 export,
                 repo_id,

@@ -212,5 +212,5 @@ def identify(
     for index, (reference, source) in enumerate(zip(references, harmonised, strict=True)):
         found = dataclasses.replace(reference, sha256=prints[index], notes=tuple(source.notes))
         on_hub = index < len(known) and known[index]["revision"]
-        described.append(dict(known[index]) if on_hub else dataclasses.asdict(found))
+        described.append(dict(known[index]) if on_hub else found.to_dict())
     return described

@@ -27,11 +27,17 @@ from medmerge_hf.report import markdown_table, mean_and_spread, plot_scores, sho
 MERGE = "merge"
 
 
+def names(settings: Settings) -> list[str]:
+    """What the sources are called."""
+    return [source if isinstance(source, str) else source["id"] for source in settings.source.sources]
+
+
 def run_one(method: str, settings: Settings, target: Any) -> dict[str, float]:
     """One method with one seed: the merge, or the source of that name alone."""
     set_seed(settings.run.seed)
     if method != MERGE:
-        return lp_ft(make_single(method, settings, target), target, settings)
+        source = settings.source.sources[names(settings).index(method)]
+        return lp_ft(make_single(source, settings, target), target, settings)
     return merge_and_finetune(target, settings)[1]
 
 
@@ -44,7 +50,7 @@ def compare(options: Mapping[str, Any], seeds: Sequence[int], folder: Path) -> l
     for seed in seeds:
         settings = make_settings({**options, "seed": seed, "output_dir": str(folder / "work")})
         target = load_data(settings)
-        for method in [*settings.source.sources, MERGE]:
+        for method in [*names(settings), MERGE]:
             key = json.dumps([method, seed, {k: v for k, v in options.items() if k != "output_dir"}], sort_keys=True)
             if key not in runs:
                 runs[key] = run_one(method, settings, target)

@@ -43,7 +43,10 @@ class SourceArguments:
 
     sources: list[str] = dataclasses.field(
         default_factory=list,
-        metadata={"help": "Anchor first: timm names, Hub ids (@revision), folders or weights files."},
+        metadata={
+            "help": "Anchor first: timm names, Hub ids (@revision), folders, weights files; or mappings (JSON on the "
+            "command line) of a SourceReference: id, input, dialect, ..."
+        },
     )
     architecture: str | None = dataclasses.field(
         default=None, metadata={"help": "timm name of the network, where the anchor is a weights file."}
@@ -84,6 +87,9 @@ class RunArguments:
 
     output_dir: str = dataclasses.field(default="", metadata={"help": "Export, results and checkpoints go here."})
     seed: int = dataclasses.field(default=0, metadata={"help": "Of splits, head, order and augmentation."})
+    export_dtype: str = dataclasses.field(
+        default="float32", metadata={"help": "Of the exported weights: float32, bfloat16 or float16."}
+    )
     report_to: str = dataclasses.field(default="none", metadata={"help": "tensorboard, trackio, wandb, ..."})
     channels_last: bool = dataclasses.field(
         default=False, metadata={"help": "Keep convolution weights channels last: faster on most CPUs and GPUs."}
@@ -196,6 +202,7 @@ def make_settings(raw: Mapping[str, Any]) -> Settings:
     options = expand(raw)
     rest = {key: value for key, value in options.items() if key not in STAGES}
     source, data, run = _parse((SourceArguments, DataArguments, RunArguments), rest)
+    source.sources = [read_source(text) for text in source.sources]
     for name, value in (("sources", source.sources), ("data", data.data), ("output_dir", run.output_dir)):
         if not value:
             raise SettingsError(f"--{name} is missing: give it in the YAML or on the command line.")
@@ -205,6 +212,16 @@ def make_settings(raw: Mapping[str, Any]) -> Settings:
         for stage, place in ((name, f"{run.output_dir}/{name}") for name in STAGES)
     }
     return Settings(source, data, run, **stages, options=dict(raw))
+
+
+def read_source(text: str) -> Any:
+    """A source as the command line words it: a name, or a JSON object that says more."""
+    if not text.startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"The source {text!r} is no JSON object ({error}).") from error
 
 
 def claim_output_dir(settings: Settings) -> Path:

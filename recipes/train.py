@@ -155,7 +155,7 @@ def lp_ft(model: MedMergeModel, target: Any, settings: Settings, record: int = 0
     return figures | evaluate(trainer, target, "finetuned", record)
 
 
-def make_single(source: str, settings: Settings, target: Any) -> MedMergeModel:
+def make_single(source: Any, settings: Settings, target: Any) -> MedMergeModel:
     """One source of the settings, alone."""
     return single_source_model(
         source,
@@ -183,10 +183,15 @@ def train_alone(target: Any, settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
+def _at_revision(given: Any, found: Mapping[str, Any]) -> Any:
+    pinned = {"id": found["id"], "revision": found["revision"]}
+    return {**given, **pinned} if isinstance(given, dict) else f"{found['id']}@{found['revision']}"
+
+
 def exact_revisions(model: MedMergeModel, target: Any, settings: Settings) -> dict[str, Any]:
     """The sources and the data set as options, at the commits that were used."""
     sources = [
-        f"{found['id']}@{found['revision']}" if found["revision"] else given
+        _at_revision(given, found) if found["revision"] else given
         for found, given in zip(model.config.sources, settings.options["sources"], strict=True)
     ]
     return {"sources": sources} | ({"data_revision": target.revision} if target.revision else {})
@@ -214,6 +219,7 @@ def run(settings: Settings) -> dict[str, float]:
             push_to_hub=settings.run.push_to_hub,
             repo_id=settings.run.hub_model_id or folder.absolute().name,
             private=settings.run.hub_private_repo,
+            dtype=settings.run.export_dtype,
         )
     return figures
 

@@ -228,7 +228,7 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, body: bytes, kind: str, name: str, rev: str | None = None) -> None:
         repo = self.repo(kind, name)
         commit = self.revision(repo, rev or "main")
-        siblings = [{"rfilename": path} for path in sorted(commit.files)]
+        siblings = [{"rfilename": p, "size": self.lfs_size(d)} for p, d in sorted(commit.files.items())]
         answer = {"id": name, "sha": commit.sha, "siblings": siblings, "tags": [], "private": repo.private}
         self.reply({**answer, "gated": "manual" if repo.gated else False, "downloads": 0, "likes": 0})
 

@@ -22,7 +22,7 @@ def merge(anchor, other, **settings):
 
 
 def kept_statistics(model, source):
-    """The plain model at `w = 1` with the source's own BatchNorm statistics, as a merge has them after its collapse."""
+    """The plain model at `w = 1` with the source's own BatchNorm statistics."""
     plain = model.plain_model().eval()
     statistics = {k: t for k, t in source.state_dict().items() if "running" in k}
     plain.timm_model.load_state_dict(statistics, strict=False)

@@ -15,6 +15,7 @@ from medmerge_hf.errors import (
     ChangedSourceError,
     CorruptSourceError,
     ExportError,
+    SettingsError,
     SourceNotFoundError,
     StateError,
 )
@@ -204,3 +205,20 @@ def test_a_new_folder_appears_only_when_complete(tmp_path):
         assert not (tmp_path / "new").exists()
     assert (tmp_path / "new" / "file").read_text() == "x"
     assert (tmp_path / "new").stat().st_mode & 0o700 == 0o700
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_an_export_may_have_half_the_size(model, images, tmp_path, dtype):
+    model.save_pretrained(tmp_path / "full")
+    model.save_pretrained(tmp_path / "half", dtype=dtype)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    again = AutoModelForImageClassification.from_pretrained(tmp_path / "half", dtype=torch.float32).eval()
+    assert torch.allclose(again(images).logits, model(images).logits, rtol=0.1, atol=0.05)
+    assert model.network.dtype == torch.float32
+
+
+def test_an_unknown_export_dtype_is_refused(model, tmp_path):
+    with pytest.raises(SettingsError, match="float32, bfloat16, float16"):
+        model.save_pretrained(tmp_path / "out", dtype="int8")
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 
 from medmerge_hf import InputConvention, MedMergeConfig, NetworkDialect, SourceReference
@@ -34,7 +32,7 @@ def test_a_reference_survives_a_config(tmp_path):
     reference = SourceReference(
         "a.pth", input="caffe", dialect={"bn_eps": 1e-3, "padding": "tf_same"}, key_map={r"^net\.": ""}
     )
-    MedMergeConfig(sources=[dataclasses.asdict(reference)]).to_json_file(tmp_path / "config.json")
+    MedMergeConfig(sources=[reference.to_dict()]).to_json_file(tmp_path / "config.json")
     again = SourceReference.parse(MedMergeConfig.from_json_file(tmp_path / "config.json").sources[0])
     assert again == reference
     assert again.input == InputConvention.parse("caffe")
