@@ -22,6 +22,7 @@ from .networks import (
     backbone_state,
     build_network,
     head_modules,
+    input_shape,
     network_config,
 )
 from .proof import (
@@ -73,7 +74,11 @@ class _Case:
 
 
 def harmonise_onto(
-    network: Any, source: LoadedSource, anchor_input: InputConvention | None = None, anchor: bool = False
+    network: Any,
+    source: LoadedSource,
+    anchor_input: InputConvention | None = None,
+    anchor: bool = False,
+    statistics: bool = False,
 ) -> Harmonised:
     """Bring a source under the names of a network's backbone, into its dialect, and to its input.
 
@@ -82,6 +87,7 @@ def harmonise_onto(
         source: as it was read. Of empty tensors (meta device) names and shapes are harmonised, nothing is proven.
         anchor_input: what the network is given; by default what the source was given.
         anchor: whether the floating point buffers (BatchNorm statistics) are wanted too.
+        statistics: whether they are returned where there are some.
 
     Returns:
         Its tensors, by their names below the backbone, and notes.
@@ -108,7 +114,7 @@ def harmonise_onto(
     )
     found = dataclasses.replace(found, notes=[*case.notes, *found.notes], pairs=case.pairs)
     logger.info("Source %s: %s.", case.name, "; ".join(found.notes))
-    return found if anchor else found.only(wanted)
+    return found if anchor or statistics else found.only(wanted)
 
 
 def _adapt(case: _Case, anchor_input: InputConvention | None) -> None:
@@ -291,17 +297,11 @@ def _another_network(case: _Case, difference: float) -> ArchitectureMismatchErro
 
 
 def _images(case: _Case) -> Tensor:
-    size = _size(case.network)
+    _, *size = input_shape(case.network)
     stem = first_convolution(backbone_module(case.network))
     channels = case.tensors[f"{case.prefix}{stem}.weight"].shape[1]
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(1, channels, size, size, dtype=torch.float64, generator=generator) * 4 - 2
-
-
-def _size(network: Any) -> int:
-    cfg = getattr(network.config, "pretrained_cfg", None) or {}
-    size = cfg.get("input_size") or (getattr(network.config, "image_size", None) or 224,)
-    return size[-1] if isinstance(size, (list, tuple)) else size
+    return torch.rand(1, channels, *size, dtype=torch.float64, generator=generator) * 4 - 2
 
 
 # What it sees
@@ -342,8 +342,7 @@ def _border(case: _Case, before: dict[str, Tensor], matrix: Tensor, offset: Tens
     """How far the folded network is from the source, which is exact but for the border of a padded stem."""
     below, stem = case.network.base_model_prefix, first_convolution(backbone_module(case.network))
     original = with_tensors(case.network, before, below, stem)
-    size, channels = _size(case.network), matrix.shape[1]
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(1, channels, size, size, dtype=torch.float64, generator=generator) * 4 - 2
+    images = torch.rand(1, *input_shape(case.network), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    images = images * 4 - 2
     theirs = torch.einsum("sa,nahw->nshw", matrix, images) + offset[:, None, None]
     return feature_difference(original, with_tensors(case.network, case.own(), below, stem), theirs, images)

@@ -175,6 +175,7 @@ class KernelWeights(nn.Module):
             what gets weight decay: "bias" keeps it away from these.
         average: of `source_bias` over the steps, once [`start_average`] was called; outside of training it then takes
             its place.
+        permutation: `[S - 1, channels]`, int32, how the sources were aligned ([`alignment`]), or `None`. Frozen.
         differences: a list a source of `source - anchor`, frozen parameters. (Buffers would be broadcast by DDP at
             every step.)
     """
@@ -197,6 +198,8 @@ class KernelWeights(nn.Module):
         self.source_bias = nn.Parameter(torch.zeros(num_sources - 1, kernels))
         self.average: nn.Parameter | None
         self.register_parameter("average", None)
+        self.permutation: nn.Parameter | None
+        self.register_parameter("permutation", None)
         self.differences = nn.ModuleList(
             nn.ParameterList(
                 nn.Parameter(torch.zeros(*shapes[name], dtype=dtype), requires_grad=False) for name in self.names

@@ -23,6 +23,8 @@ class MedMergeConfig(PreTrainedConfig):
         constraint: `complementary` (unbounded weights, the anchor gets `1 - sum`) or `convex` (softmax over sources).
         init: weight of every other source at the start; 0 is the anchor.
         source_dtype: in which the other sources are held while merging: `float32`, or `bfloat16` for half the memory.
+        align: how the sources' channels were permuted onto the anchor's: `method` and `jointly`; empty where they were
+            not.
         record: what was done since: target data, training, results ([`provenance`]); the model card is made of it.
         kwargs: of `PreTrainedConfig`: `num_labels`, `id2label`, `problem_type`, ...
 
@@ -44,6 +46,7 @@ class MedMergeConfig(PreTrainedConfig):
         constraint: Constraint = "complementary",
         init: float = 0.0,
         source_dtype: SourceDtype = "float32",
+        align: dict[str, Any] | None = None,
         record: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -61,6 +64,7 @@ class MedMergeConfig(PreTrainedConfig):
         self.constraint = constraint
         self.init = float(init)
         self.source_dtype = source_dtype
+        self.align = align or {}
         self.record = record or {}
         super().__init__(**kwargs)
 

@@ -48,6 +48,10 @@ class ChangedSourceError(SourceError):
     """A source loaded again is not the one that was merged (sha256 of its weights differs)."""
 
 
+class AlignmentError(MedMergeError):
+    """A network cannot be traced, or a permuted source would compute something else."""
+
+
 class StateError(MedMergeError):
     """The model is not in the state (merging or collapsed) that the call needs."""
 

@@ -21,7 +21,7 @@ from .configuration_medmerge import MedMergeConfig
 from .errors import ExportError, SettingsError
 from .hub import commit_export, ensure_repository, export_files
 from .model_card import CARD, FIGURE, TAGS, render_card, source_licenses
-from .networks import backbone_prefix
+from .networks import backbone_prefix, input_shape
 from .provenance import source_name
 from .report import plot_kernel_weights
 
@@ -34,6 +34,7 @@ MERGE_STATE = "medmerge/state.safetensors"
 TIMM_PREFIX = "timm_model."
 KERNEL_WEIGHTS = "merge.source_bias"
 AVERAGE = "merge.average"
+PERMUTATION = "merge.permutation"
 
 
 @contextmanager
@@ -260,7 +261,7 @@ def verify_export(network: Any, folder: Path) -> None:
     changed = [name for name, tensor in reloaded.state_dict().items() if not torch.equal(tensor, expected[name])]
     if changed:
         raise ExportError(f"{changed[0]} reads back with other values; nothing was saved.")
-    images = torch.rand(1, *_input_shape(network), dtype=network.dtype)
+    images = torch.rand(1, *input_shape(network), dtype=network.dtype)
     was_training = network.training
     logits, again = network.eval()(images).logits, reloaded.eval()(images).logits
     network.train(was_training)
@@ -268,12 +269,3 @@ def verify_export(network: Any, folder: Path) -> None:
         raise ExportError(
             f"The export computes other logits (by {(logits - again).abs().max():.2g}); nothing was saved."
         )
-
-
-def _input_shape(network: Any) -> tuple[int, ...]:
-    cfg = getattr(network.config, "pretrained_cfg", None) or {}
-    if "input_size" in cfg:
-        return tuple(cfg["input_size"])
-    size = getattr(network.config, "image_size", None) or 64
-    size = size if isinstance(size, (tuple, list)) else (size, size)
-    return (getattr(network.config, "num_channels", 3), *size)

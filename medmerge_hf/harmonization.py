@@ -38,6 +38,11 @@ class Harmonised:
         """The same with these tensors alone."""
         return dataclasses.replace(self, tensors={name: self.tensors[name] for name in names})
 
+    def without(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The floating point tensors that are not among these."""
+        left = self.tensors.keys() - set(names)
+        return {name: self.tensors[name] for name in left if self.tensors[name].is_floating_point()}
+
 
 def find_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
     """The wrapper prefix (`module.`, `model.backbone.`, ...) under which most wanted names are found.

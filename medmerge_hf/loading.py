@@ -10,7 +10,7 @@ from torch import Tensor
 from .checkpoints import read_json
 from .configuration_medmerge import MedMergeConfig
 from .errors import CorruptSourceError, SourceError, SourceNotFoundError, StateError
-from .export import AVERAGE, MERGE_CONFIG, MERGE_STATE
+from .export import AVERAGE, MERGE_CONFIG, MERGE_STATE, PERMUTATION
 from .hub import fetch_files
 from .references import SourceReference
 from .sources import Source, load_source
@@ -103,7 +103,8 @@ def _load_merging(
     model = cls(config)
     wanted = zip(sources or known, known, strict=True)
     shared = {key: hub[key] for key in SHARED if key in hub}
-    model.attach([load_source(source, reference.architecture, **shared) for source, reference in wanted])
+    loaded = [load_source(source, reference.architecture, **shared) for source, reference in wanted]
+    model.attach(loaded, state.get(PERMUTATION))
     if AVERAGE in state and model.merge is not None:
         model.merge.start_average()
     result = model.load_state_dict(state, strict=False)

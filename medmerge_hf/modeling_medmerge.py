@@ -9,6 +9,7 @@ from torch.func import functional_call
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .adaptation import harmonise_onto
+from .alignment import Alignment
 from .analysis import kernel_table, stage_statistics
 from .blending import Constraint, Granularity, KernelWeights
 from .configuration_medmerge import MedMergeConfig, SourceDtype
@@ -29,6 +30,7 @@ from .networks import (
 from .normalization import recalibrate_batch_norm
 from .provenance import Stage
 from .saving import SavingModel
+from .source_alignment import align_sources, permute_sources
 from .sources import LoadedSource, Source, identify, load_source
 from .substitution import Substitution
 from .transforms import (
@@ -76,6 +78,7 @@ class MedMergeModel(SavingModel):
         self._blended: tuple[Tensor, list[Any], dict[str, Tensor]] | None = None
         self._recomputes = False
         self.merge_state: dict[str, Tensor] = {}
+        self.source_statistics: list[dict[str, Tensor]] = []
         self.image_processor: Any = timm_processor(plain) if plain.model_type == "timm_wrapper" else None
         self.post_init()
 
@@ -93,6 +96,8 @@ class MedMergeModel(SavingModel):
         constraint: Constraint = "complementary",
         init: float = 0.0,
         source_dtype: SourceDtype = "float32",
+        align: Alignment | None = None,
+        align_images: Any = None,
         token: str | bool | None = None,
     ) -> "MedMergeModel":
         """Attach sources of one architecture, ready for the merge stage.
@@ -110,6 +115,8 @@ class MedMergeModel(SavingModel):
             constraint: see [`MedMergeConfig`].
             init: weight of every other source at the start; 0 is the anchor.
             source_dtype: see [`MedMergeConfig`].
+            align: permute the other sources' channels onto the anchor's first, see [`align`].
+            align_images: images of the target for `align="activations"`.
             token: of the Hub, instead of the one logged in with. It is not kept.
 
         Returns:
@@ -138,6 +145,8 @@ class MedMergeModel(SavingModel):
         model = cls.from_anchor(anchor, config, image_size)
         name = anchor.reference.architecture
         model.attach([anchor, *(load_source(source, name, token=token) for source in sources[1:])])
+        if align is not None:
+            model.align(align, align_images)
         return model.eval()
 
     @classmethod
@@ -177,19 +186,22 @@ class MedMergeModel(SavingModel):
             model.image_processor = normalise_processor(processor, stated) if stated else processor
         return model
 
-    def attach(self, loaded: Sequence[LoadedSource]) -> None:
+    def attach(self, loaded: Sequence[LoadedSource], permutation: Tensor | None = None) -> None:
         """Enter the merging state: the anchor in the network, the other sources' differences beside it, all frozen.
 
         Args:
             loaded: the sources, anchor first.
+            permutation: `[S - 1, channels]`, of an earlier [`align`].
 
         Raises:
             SourceError: a source that does not fit the network, is there twice, or is not the one in the config.
         """
         images = input_of(self)
         anchor = harmonise_onto(self.network, loaded[0], images, anchor=True)
-        others = [harmonise_onto(self.network, source, images) for source in loaded[1:]]
+        found = [harmonise_onto(self.network, source, images, statistics=True) for source in loaded[1:]]
         backbone = backbone_parameters(self.network)
+        others = [source.only(backbone) for source in found]
+        self.source_statistics = [s.without(backbone) for s in found]
         self.config.sources = identify(
             [source.reference for source in loaded], [anchor.only(backbone), *others], self.config.sources
         )
@@ -201,7 +213,27 @@ class MedMergeModel(SavingModel):
         self.merge.reset(self.config.init)
         self.merge.to(self.device)
         self._substitution = Substitution(self.network, backbone)
+        if permutation is not None:
+            permute_sources(self, permutation)
         self._keys_to_ignore_on_save = self._frozen_names()
+
+    def align(self, method: Alignment = "weights", images: Any = None, jointly: bool = False) -> None:
+        """Permute the channels of the other sources onto the anchor's, before the merge stage.
+
+        Each source still computes what it did (checked to 1e-4). The permutations are kept in the merge state.
+
+        Args:
+            method: `weights` pairs channels of like weights (arXiv 2209.04836), `activations` those that respond alike
+                to the target's images (arXiv 2211.08403).
+            images: of the target, for `activations`: `[N, C, H, W]` as the model takes them, or batches of a
+                dataloader; the first 128 are used.
+            jointly: also match the sources to each other, not to the anchor alone.
+
+        Raises:
+            AlignmentError: torch.export cannot trace the network, or a check fails.
+            StateError: it is collapsed, or aligned already.
+        """
+        align_sources(self, method, images, jointly)
 
     # The two states
 
@@ -330,6 +362,7 @@ class MedMergeModel(SavingModel):
             parameter.copy_(merged[name])
             parameter.requires_grad_(True)
         self.merge = self._substitution = self._blended = None
+        self.source_statistics = []
         self._keys_to_ignore_on_save = []
         if batches is not None:
             recalibrate_batch_norm(self.network, batches)

@@ -96,6 +96,16 @@ def load_backbone(network: Any, tensors: Mapping[str, Tensor]) -> None:
     backbone_module(network).load_state_dict(tensors, strict=False)
 
 
+def input_shape(network: Any) -> tuple[int, ...]:
+    """Channels, height and width of the images that a network is made for."""
+    cfg = getattr(network.config, "pretrained_cfg", None) or {}
+    if "input_size" in cfg:
+        return tuple(cfg["input_size"])
+    size = getattr(network.config, "image_size", None) or 64
+    size = size if isinstance(size, (tuple, list)) else (size, size)
+    return (getattr(network.config, "num_channels", 3), *size)
+
+
 def target_labels(num_labels: int | None, id2label: Mapping[int, str] | None) -> dict[str, Any]:
     """Label keywords of a config from what a user gives.
 

@@ -56,6 +56,13 @@ class SourceArguments:
     )
     constraint: str = dataclasses.field(default="complementary", metadata={"help": "complementary or convex."})
     init: float = dataclasses.field(default=0.0, metadata={"help": "Starting weight of every other source."})
+    align: str | None = dataclasses.field(
+        default=None,
+        metadata={"help": "Permute the sources' channels onto the anchor's first: weights or activations."},
+    )
+    align_jointly: bool = dataclasses.field(
+        default=False, metadata={"help": "Match the sources to each other too, not to the anchor alone."}
+    )
 
 
 @dataclasses.dataclass

@@ -54,7 +54,7 @@ def label_names(target: Any) -> dict[int, str]:
 
 def make_model(settings: Settings, target: Any) -> MedMergeModel:
     """The sources of the settings, ready for the merge stage on a target."""
-    return MedMergeModel.from_sources(
+    model = MedMergeModel.from_sources(
         settings.source.sources,
         id2label=label_names(target),
         architecture=settings.source.architecture,
@@ -63,6 +63,11 @@ def make_model(settings: Settings, target: Any) -> MedMergeModel:
         constraint=settings.source.constraint,  # type: ignore[arg-type]
         init=settings.source.init,
     )
+    if method := settings.source.align:
+        pixels, images = resolve_preprocessing(model), target["train"].shuffle(seed=settings.run.seed)["image"]
+        given = None if method == "weights" else (pixels.eval_transform(image) for image in images)
+        model.align(method, given, settings.source.align_jointly)  # type: ignore[arg-type]
+    return model
 
 
 def make_trainer(model: MedMergeModel, target: Any, settings: Settings, args: TrainingArguments) -> MedMergeTrainer:
