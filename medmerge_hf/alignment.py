@@ -25,8 +25,9 @@ Alignment = Literal["weights", "activations"]
 ALIGNMENTS: tuple[str, ...] = get_args(Alignment)
 # Group -> permutation: its entry i is the source's channel that takes the anchor's place i.
 Permutations = dict[int, Tensor]
-SWEEPS = 30
-POSITIONS = 2048  # of an intermediate result, drawn for the correlation of its channels
+SWEEPS = 4
+LEAST_GAIN = 1e-3  # of the largest likeness, a channel; less is not worth another sweep
+POSITIONS = 512  # of an intermediate result and batch, drawn for the correlation of its channels
 NODES = 4  # intermediate results a group
 TOLERANCE = 1e-4
 
@@ -51,34 +52,39 @@ def permute(tensors: Mapping[str, Tensor], found: Trace, permutations: Permutati
     return moved
 
 
-def match_weights(
-    anchor: Mapping[str, Tensor], source: Mapping[str, Tensor], found: Trace, seed: int = 0
-) -> Permutations:
+def match_weights(anchor: Mapping[str, Tensor], source: Mapping[str, Tensor], found: Trace) -> Permutations:
     """Permutations under which a source's weights are most like the anchor's: coordinate ascent over the groups.
+
+    The first sweep goes from the image to the features, since the image's channels need no matching; later ones take
+    up the groups beside those that changed.
 
     Args:
         anchor: name -> parameter.
         source: likewise.
         found: the trace of their network.
-        seed: of the order of the groups.
 
     Returns:
         A permutation a group.
     """
     places = _places(found, anchor)
     permutations = {group: torch.arange(found.groups.sizes[group]) for group in places}
-    generator = torch.Generator().manual_seed(seed)
+    beside = _beside(found, places)
+    waiting = set(places)
     for _ in range(SWEEPS):
-        changed = False
-        for place in torch.randperm(len(places), generator=generator).tolist():
-            group = list(places)[place]
+        now, waiting = waiting, set()
+        for group in (group for group in places if group in now):
             likeness = _weight_likeness(group, places[group], anchor, source, found, permutations)
             better, gain = _assign(likeness, permutations[group])
-            if gain > 1e-9 * float(likeness.abs().max().clamp_min(1e-30)) * len(better):
-                permutations[group], changed = better, True
-        if not changed:
-            break
+            if gain > LEAST_GAIN * float(likeness.abs().max()) * len(better):
+                permutations[group] = better
+                waiting |= beside[group]
     return permutations
+
+
+def _beside(found: Trace, places: Mapping[int, Sequence[tuple[str, int]]]) -> dict[int, set[int]]:
+    """Group -> groups that share a tensor with it."""
+    held = {name: {g for axis in axes for g, _ in axis or []} & places.keys() for name, axes in found.axes.items()}
+    return {group: set().union(*(held[name] for name, _ in own)) - {group} for group, own in places.items()}
 
 
 def _places(found: Trace, tensors: Mapping[str, Tensor]) -> dict[int, list[tuple[str, int]]]:
@@ -310,17 +316,14 @@ def _match_all(
     return match(mean if len(others) > 1 else others[0], source, found)
 
 
-def apply_permutation(
-    network: nn.Module, below: str, tensors: Mapping[str, Tensor], flat: Tensor, images: Tensor
-) -> dict[str, Tensor]:
+def apply_permutation(found: Trace, below: str, tensors: Mapping[str, Tensor], flat: Tensor) -> dict[str, Tensor]:
     """Reorder a source by what [`align`] found.
 
     Args:
-        network: as there.
+        found: the trace of the network.
         below: as there.
         tensors: name below the backbone -> tensor.
         flat: all permutations of the trace's groups, one after the other.
-        images: a batch that the network takes.
 
     Returns:
         The tensors, reordered.
@@ -328,7 +331,6 @@ def apply_permutation(
     Raises:
         AlignmentError: the permutation belongs to another network.
     """
-    found = trace(network, images)
     sizes = [found.groups.sizes[group] for group in found.free()]
     parts = flat.long().split(sizes) if sum(sizes) == len(flat) else ()
     if not parts or any(not torch.equal(part.sort()[0], torch.arange(len(part))) for part in parts):

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -86,3 +86,22 @@ def stage_statistics(layout: KernelWeights, parameter: Tensor) -> dict[str, floa
             figures[f"{key}/mean"] = weights.mean().item()
             figures[f"{key}/std"] = 0.0 if math.prod(weights.shape) < 2 else weights.std().item()
     return figures
+
+
+def source_shares(table: Any, kinds: Mapping[str, str]) -> Any:
+    """Mean weight of each source by stage of the network and kind of layer.
+
+    Args:
+        table: of [`kernel_table`].
+        kinds: module name -> its class.
+
+    Returns:
+        A `pandas.DataFrame` with columns `stage`, `kind`, `source`, `share`, `kernels`, in the order of the network.
+    """
+    tensors = table["tensor"].cat.categories
+    stages = table["tensor"].map({name: network_stage(name) for name in tensors})
+    layers = table["tensor"].map({name: kinds.get(module_name(name), "parameter") for name in tensors})
+    groups = table.assign(stage=stages.astype(str), kind=layers.astype(str)).groupby(
+        ["stage", "kind", "source"], sort=False, observed=True
+    )
+    return groups["weight"].agg(share="mean", kernels="size").reset_index()

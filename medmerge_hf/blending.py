@@ -30,7 +30,8 @@ def kernel_shape(shape: Sequence[int], granularity: Granularity = "filter") -> t
     """Shape of the weights of one tensor: broadcastable to the tensor, one entry a kernel.
 
     Args:
-        shape: shape of the tensor, output channels first as in `nn.Conv2d` and `nn.Linear`.
+        shape: shape of the tensor, output channels first as in `nn.Conv2d` and `nn.Linear`. Embeddings of tokens,
+            `[1, tokens, width]`, have a kernel a token (a class token, `[1, 1, width]`, one a number).
         granularity: `model` and `layer` give one weight to the tensor (`model` shares it between all tensors),
             `filter` one to each output filter / row / channel, `kernel` one to each (out, in) pair, `element` one to
             each number.
@@ -43,8 +44,12 @@ def kernel_shape(shape: Sequence[int], granularity: Granularity = "filter") -> t
         (64, 1, 1, 1)
         >>> kernel_shape((64, 3, 7, 7), "kernel")
         (64, 3, 1, 1)
+        >>> kernel_shape((1, 197, 384))
+        (1, 197, 1)
     """
     kept = {"model": 0, "layer": 0, "filter": 1, "kernel": 2, "element": len(shape)}[granularity]
+    if kept and len(shape) == 3:
+        kept += next((dim for dim, size in enumerate(shape) if size > 1), 0)
     return tuple(size if dim < kept else 1 for dim, size in enumerate(shape))
 
 
@@ -131,33 +136,38 @@ def constrain(parameters: Tensor, constraint: Constraint = "complementary") -> T
     return logits.softmax(dim=0)[1:]
 
 
-def initial_parameter(init: float, num_sources: int, constraint: Constraint = "complementary") -> float:
-    """The parameter that gives every other source the weight `init`.
+def initial_parameters(
+    init: "float | Sequence[float]", num_sources: int, constraint: Constraint = "complementary"
+) -> list[float]:
+    """The parameters that give the other sources the weights `init`.
 
     Args:
-        init: weight of each other source; 0 is the anchor, `1 / num_sources` the average.
+        init: weight of each other source, or one for all; 0 is the anchor, `1 / num_sources` the average.
         num_sources: S, the anchor included.
         constraint: see [`constrain`].
 
     Returns:
-        The value that all parameters start from.
+        The value that the parameters of each other source start from.
 
     Raises:
-        SettingsError: `convex` cannot reach this weight.
+        SettingsError: `convex` cannot reach these weights, or there are not `num_sources - 1` of them.
 
     Example:
-        >>> initial_parameter(0.25, 4, "convex")
-        0.0
+        >>> initial_parameters(0.25, 4, "convex")
+        [0.0, 0.0, 0.0]
     """
+    weights = [float(init)] * (num_sources - 1) if isinstance(init, (int, float)) else [float(value) for value in init]
+    if len(weights) != num_sources - 1:
+        raise SettingsError(f"init={init} names {len(weights)} weights, there are {num_sources - 1} other sources.")
     if constraint == "complementary":
-        return init
-    anchor = 1 - init * (num_sources - 1)
-    if init <= 0 or anchor <= 0:
+        return weights
+    anchor = 1 - sum(weights)
+    if min(weights) <= 0 or anchor <= 0:
         raise SettingsError(
-            f"init={init} cannot be reached with constraint='convex' and {num_sources} sources: it must lie strictly "
-            f"between 0 and {1 / (num_sources - 1):.3g}. Take init={1 / num_sources:.3g} for the average."
+            f"init={init} cannot be reached with constraint='convex' and {num_sources} sources: the weights must lie "
+            f"strictly above 0 and their sum below 1. Take init={1 / num_sources:.3g} for the average."
         )
-    return math.log(init / anchor)
+    return [math.log(weight / anchor) for weight in weights]
 
 
 class KernelWeights(nn.Module):
@@ -173,6 +183,8 @@ class KernelWeights(nn.Module):
     Attributes:
         source_bias: `[S - 1, number of kernels]`, float32, the only parameter that learns. `Trainer` decides by name
             what gets weight decay: "bias" keeps it away from these.
+        held: names of tensors whose weights stay where they start.
+        dropout: probability with which a kernel does without a source in a training step.
         average: of `source_bias` over the steps, once [`start_average`] was called; outside of training it then takes
             its place.
         permutation: `[S - 1, channels]`, int32, how the sources were aligned ([`alignment`]), or `None`. Frozen.
@@ -192,6 +204,8 @@ class KernelWeights(nn.Module):
         self.names = list(shapes)
         self.granularity: Granularity = granularity
         self.constraint: Constraint = constraint
+        self.held: set[str] = set()
+        self.dropout = 0.0
         self.kernel_shapes = [kernel_shape(shapes[name], granularity) for name in self.names]
         self.sizes = [math.prod(shape) for shape in self.kernel_shapes]
         kernels = 1 if granularity == "model" else sum(self.sizes)
@@ -220,10 +234,10 @@ class KernelWeights(nn.Module):
                 difference.copy_(source[name] - anchor[name])
 
     @torch.no_grad()
-    def reset(self, init: float) -> None:
-        """Set the weight of every other source to `init` (0 is the anchor)."""
-        num_sources = len(self.differences) + 1
-        self.source_bias.fill_(initial_parameter(init, num_sources, self.constraint))
+    def reset(self, init: "float | Sequence[float]") -> None:
+        """Set the weights of the other sources to `init`, one for all or one each (0 is the anchor)."""
+        values = initial_parameters(init, len(self.differences) + 1, self.constraint)
+        self.source_bias.copy_(self.source_bias.new_tensor(values)[:, None].expand_as(self.source_bias))
 
     @property
     def learned(self) -> Tensor:
@@ -255,15 +269,36 @@ class KernelWeights(nn.Module):
             parameter: of the shape of `source_bias`.
         """
         weight = constrain(parameter, self.constraint)
+        if self.training and self.dropout and parameter is self.source_bias:
+            weight = weight * (torch.rand_like(weight) >= self.dropout)
         if self.granularity == "model":
             parts: Sequence[Tensor] = [weight] * len(self.names)
         else:
             # split, not slices: its backward is one concatenation instead of one full-size gradient a tensor.
             parts = weight.split(self.sizes, dim=1)
         return {
-            name: part.reshape(-1, *shape)
+            name: (part.detach() if name in self.held else part).reshape(-1, *shape)
             for name, part, shape in zip(self.names, parts, self.kernel_shapes, strict=True)
         }
+
+    def pull(self, binary: bool = False) -> Tensor:
+        """How far the kernels are from plain ones: the mean square distance of their weights from 0.
+
+        Args:
+            binary: from 0 or 1 instead, whichever is nearer.
+
+        Returns:
+            A scalar, for a loss.
+
+        Example:
+            >>> merge = KernelWeights({"w": (2, 3)}, 2)
+            >>> merge.reset(0.9)
+            >>> round(merge.pull().item(), 2), round(merge.pull(binary=True).item(), 2)
+            (0.81, 0.01)
+        """
+        weight = constrain(self.source_bias, self.constraint)
+        squares = weight.square()
+        return (torch.minimum(squares, (1 - weight).square()) if binary else squares).mean()
 
     def forward(self, anchor: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Merge every tensor.

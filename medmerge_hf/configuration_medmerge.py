@@ -1,5 +1,6 @@
 """Configuration of a [`MedMergeModel`]."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from transformers import PreTrainedConfig
@@ -21,7 +22,10 @@ class MedMergeConfig(PreTrainedConfig):
         granularity: what shares one weight: `model`, `layer` (one tensor), `filter` (an output filter, row, channel or
             bias entry), `kernel` (an (out, in) pair) or `element`.
         constraint: `complementary` (unbounded weights, the anchor gets `1 - sum`) or `convex` (softmax over sources).
-        init: weight of every other source at the start; 0 is the anchor.
+        init: weight of every other source at the start, or one each; 0 is the anchor.
+        include: patterns (`layer3.*`) of the tensors that are merged; the others stay the anchor's. All by default.
+        exclude: patterns of tensors that stay the anchor's although they are included.
+        freeze: patterns of tensors whose kernel weights stay at `init`.
         source_dtype: in which the other sources are held while merging: `float32`, or `bfloat16` for half the memory.
         align: how the sources' channels were permuted onto the anchor's: `method` and `jointly`; empty where they were
             not.
@@ -44,7 +48,10 @@ class MedMergeConfig(PreTrainedConfig):
         network: dict[str, Any] | None = None,
         granularity: Granularity = "filter",
         constraint: Constraint = "complementary",
-        init: float = 0.0,
+        init: "float | Sequence[float]" = 0.0,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        freeze: Sequence[str] = (),
         source_dtype: SourceDtype = "float32",
         align: dict[str, Any] | None = None,
         record: dict[str, Any] | None = None,
@@ -54,7 +61,8 @@ class MedMergeConfig(PreTrainedConfig):
             raise SettingsError(f"granularity={granularity!r} is not one of {', '.join(GRANULARITIES)}.")
         if constraint not in CONSTRAINTS:
             raise SettingsError(f"constraint={constraint!r} is not one of {', '.join(CONSTRAINTS)}.")
-        if not 0 <= init <= 1:
+        weights = [init] if isinstance(init, (int, float)) else list(init)
+        if not all(0 <= weight <= 1 for weight in weights):
             raise SettingsError(f"init={init} is the starting weight of every other source: between 0 (anchor) and 1.")
         if source_dtype not in SOURCE_DTYPES:
             raise SettingsError(f"source_dtype={source_dtype!r} is not one of {', '.join(SOURCE_DTYPES)}.")
@@ -62,7 +70,8 @@ class MedMergeConfig(PreTrainedConfig):
         self.network = network or {}
         self.granularity = granularity
         self.constraint = constraint
-        self.init = float(init)
+        self.init = float(init) if isinstance(init, (int, float)) else [float(weight) for weight in weights]
+        self.include, self.exclude, self.freeze = list(include), list(exclude), list(freeze)
         self.source_dtype = source_dtype
         self.align = align or {}
         self.record = record or {}

@@ -10,12 +10,10 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from .adaptation import harmonise_onto
 from .alignment import Alignment
-from .analysis import kernel_table, stage_statistics
 from .blending import Constraint, Granularity, KernelWeights
 from .configuration_medmerge import MedMergeConfig, SourceDtype
 from .errors import SettingsError, StateError, TooFewSourcesError
 from .export import (
-    KERNEL_WEIGHTS,
     plain_copy,
 )
 from .networks import (
@@ -24,6 +22,8 @@ from .networks import (
     backbone_prefix,
     build_network,
     load_backbone,
+    matching,
+    merged_parameters,
     network_config,
     target_labels,
 )
@@ -94,7 +94,10 @@ class MedMergeModel(SavingModel):
         image_size: int | None = None,
         granularity: Granularity = "filter",
         constraint: Constraint = "complementary",
-        init: float = 0.0,
+        init: float | Sequence[float] = 0.0,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        freeze: Sequence[str] = (),
         source_dtype: SourceDtype = "float32",
         align: Alignment | None = None,
         align_images: Any = None,
@@ -113,7 +116,10 @@ class MedMergeModel(SavingModel):
             image_size: pixels; by default the anchor's own.
             granularity: what shares one weight, see [`MedMergeConfig`].
             constraint: see [`MedMergeConfig`].
-            init: weight of every other source at the start; 0 is the anchor.
+            init: weight of every other source at the start, or one each; 0 is the anchor.
+            include: see [`MedMergeConfig`], as `exclude` and `freeze`.
+            exclude: patterns of tensors that stay the anchor's.
+            freeze: patterns of tensors whose kernel weights stay at `init`.
             source_dtype: see [`MedMergeConfig`].
             align: permute the other sources' channels onto the anchor's first, see [`align`].
             align_images: images of the target for `align="activations"`.
@@ -140,7 +146,8 @@ class MedMergeModel(SavingModel):
             )
         labels = target_labels(num_labels, id2label)
         merge = {"granularity": granularity, "constraint": constraint, "init": init, "source_dtype": source_dtype}
-        config = MedMergeConfig(**merge, problem_type=problem_type, **labels)  # type: ignore[arg-type]
+        chosen = {"include": include, "exclude": exclude, "freeze": freeze}
+        config = MedMergeConfig(**merge, **chosen, problem_type=problem_type, **labels)  # type: ignore[arg-type]
         anchor = load_source(sources[0], architecture, token=token)
         model = cls.from_anchor(anchor, config, image_size)
         name = anchor.reference.architecture
@@ -206,13 +213,17 @@ class MedMergeModel(SavingModel):
             [source.reference for source in loaded], [anchor.only(backbone), *others], self.config.sources
         )
         load_backbone(self.network, anchor.tensors)
-        shapes = {name: parameter.requires_grad_(False).shape for name, parameter in backbone.items()}
+        for parameter in backbone.values():
+            parameter.requires_grad_(False)
+        merged = merged_parameters(self.network, self.config)
+        shapes = {name: parameter.shape for name, parameter in merged.items()}
         dtype = getattr(torch, self.config.source_dtype)
         self.merge = KernelWeights(shapes, len(loaded), self.config.granularity, self.config.constraint, dtype)
         self.merge.set_sources(anchor.tensors, [source.tensors for source in others])
         self.merge.reset(self.config.init)
+        self.merge.held = set(matching(shapes, self.config.freeze))
         self.merge.to(self.device)
-        self._substitution = Substitution(self.network, backbone)
+        self._substitution = Substitution(self.network, merged)
         if permutation is not None:
             permute_sources(self, permutation)
         self._keys_to_ignore_on_save = self._frozen_names()
@@ -264,7 +275,7 @@ class MedMergeModel(SavingModel):
 
         self.network = convert_sync_batchnorm(self.network)
         if self.merge is not None:
-            self._substitution = Substitution(self.network, backbone_parameters(self.network))
+            self._substitution = Substitution(self.network, merged_parameters(self.network, self.config))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As `nn.Module.state_dict`, of the parameters also while merged tensors stand in their places."""
@@ -359,7 +370,8 @@ class MedMergeModel(SavingModel):
         self.merge_state = self._small_state(self.state_dict())
         merged = self.merge(backbone_parameters(self.network))
         for name, parameter in backbone_parameters(self.network).items():
-            parameter.copy_(merged[name])
+            if name in merged:
+                parameter.copy_(merged[name])
             parameter.requires_grad_(True)
         self.merge = self._substitution = self._blended = None
         self.source_statistics = []
@@ -375,39 +387,6 @@ class MedMergeModel(SavingModel):
             Once collapsed the network itself; while merging a copy with the weights of now.
         """
         return self.network if self.merge is None else plain_copy(self.network, self.merge, self.state_dict())
-
-    # Kernel weights
-
-    def _layout(self) -> KernelWeights:
-        """Names and kernel shapes of the kernel weights."""
-        if self.merge is not None:
-            return self.merge
-        shapes = {name: p.shape for name, p in backbone_parameters(self.network).items()}
-        with torch.device("meta"):
-            return KernelWeights(shapes, len(self.config.sources), self.config.granularity, self.config.constraint)
-
-    def _kernel_parameter(self) -> Tensor:
-        if self.merge is not None:
-            average = self.merge.average
-            return (self.merge.source_bias if average is None else average).detach().cpu()
-        if not self.merge_state:
-            raise StateError("This model has no kernel weights: it was not made by a merge.")
-        return self.merge_state[KERNEL_WEIGHTS]
-
-    def kernel_weights(self) -> Any:
-        """The weights of all sources, in either state.
-
-        Returns:
-            A `pandas.DataFrame` with columns `tensor`, `kernel` (row-major index), `source` and `weight`. Over the
-            sources the weights of a kernel sum to 1.
-        """
-        parameter = self._kernel_parameter()
-        return kernel_table(self._layout(), parameter, [source["id"] for source in self.config.sources])
-
-    def kernel_weight_statistics(self) -> dict[str, float]:
-        """Mean and standard deviation of the other sources' weights by stage of the network, for logs."""
-        parameter = self._kernel_parameter()
-        return stage_statistics(self._layout(), parameter)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """The ordinary timm / transformers networks that a merge starts from and ends as."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
@@ -75,6 +76,29 @@ def backbone_parameters(network: Any) -> dict[str, nn.Parameter]:
     """Name -> parameter of the backbone, the classification head left out."""
     head = tuple(f"{name}." for name in head_modules(network))
     return {name: p for name, p in backbone_module(network).named_parameters() if not name.startswith(head)}
+
+
+def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """The names that one of the patterns (`layer3.*`, `*.bias`) fits.
+
+    Raises:
+        SettingsError: a pattern that fits none.
+    """
+    names = list(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise SettingsError(f"The pattern {pattern!r} fits no tensor; they are called {names[0]}, {names[1]}, ...")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def merged_parameters(network: Any, config: Any) -> dict[str, nn.Parameter]:
+    """Name -> parameter of the backbone that a [`MedMergeConfig`] includes in the merge."""
+    found = backbone_parameters(network)
+    chosen = set(matching(found, config.include) if config.include else found)
+    chosen -= set(matching(found, config.exclude))
+    if not chosen:
+        raise SettingsError(f"include={config.include} and exclude={config.exclude} leave nothing to merge.")
+    return {name: parameter for name, parameter in found.items() if name in chosen}
 
 
 def backbone_buffers(network: Any) -> dict[str, Tensor]:

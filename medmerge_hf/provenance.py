@@ -17,6 +17,7 @@ AFTER: dict[str, str] = {"merge": "merged", "head": "head trained", "finetune": 
 # Of TrainingArguments, what decides how a stage ends.
 SETTINGS = (
     *("num_train_epochs", "max_steps", "learning_rate", "kernel_learning_rate", "kernel_average"),
+    *("kernel_delay", "kernel_dropout", "kernel_pull", "kernel_pull_binary", "layer_decay", "l2_sp"),
     *(
         "lr_scheduler_type",
         "warmup_steps",

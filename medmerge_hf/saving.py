@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from .blending import KernelWeights
-from .configuration_medmerge import MedMergeConfig
 from .errors import SettingsError, StateError
 from .export import (
     KERNEL_WEIGHTS,
@@ -25,6 +22,7 @@ from .export import (
     save_processor,
     staged_directory,
 )
+from .kernel_views import KernelViews
 from .sources import Source
 from .transforms import resolve_preprocessing
 
@@ -38,13 +36,9 @@ PUSH_OPTIONS = (
 )
 
 
-class SavingModel(PreTrainedModel):
+class SavingModel(KernelViews):
     """The half of [`MedMergeModel`] that deals with files."""
 
-    config: MedMergeConfig
-    network: Any
-    merge: KernelWeights | None
-    merge_state: dict[str, Tensor]
     image_processor: Any
 
     def _small_state(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

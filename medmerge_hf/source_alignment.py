@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .alignment import ALIGNMENTS, Alignment, align, apply_permutation
 from .errors import SettingsError, StateError
 from .networks import backbone_prefix, backbone_state, input_shape
+from .tracing import trace
 
 
 if TYPE_CHECKING:
@@ -47,11 +48,8 @@ def permute_sources(model: "MedMergeModel", permutation: Tensor) -> None:
         AlignmentError: they belong to another network.
     """
     anchor, sources = _tensors(model)
-    below, images = backbone_prefix(model.network), _example(model)[0]
-    moved = [
-        apply_permutation(model.network, below, source, flat, images)
-        for source, flat in zip(sources, permutation, strict=True)
-    ]
+    below, found = backbone_prefix(model.network), trace(model.network, _example(model)[0])
+    moved = [apply_permutation(found, below, source, flat) for source, flat in zip(sources, permutation, strict=True)]
     merge: Any = model.merge
     merge.set_sources(anchor, moved)
     merge.permutation = nn.Parameter(permutation.int().to(model.device), requires_grad=False)

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import PushInProgress
 
 from .errors import CheckpointError, SettingsError
 from .export import push_export
+from .levers import HeadFirst, KernelAverage, StartingPoint, layer_scales, scale_learning_rates
 from .metrics import bootstrap_intervals
 from .modeling_medmerge import MedMergeModel
 from .provenance import record_result, record_training
@@ -36,6 +37,12 @@ class MedMergeTrainingArguments(TrainingArguments):
         kernel_learning_rate: of the kernel weights; `learning_rate` is the head's. They never decay.
         kernel_average: decay of an exponential moving average of the kernel weights, which then is what evaluation,
             checkpoints and the collapse see; 0 goes without.
+        kernel_delay: share of the merge stage's steps in which the head learns alone.
+        kernel_dropout: probability with which a kernel does without a source in a step of the merge stage.
+        kernel_pull: strength of a pull of the kernel weights towards the anchor ([`KernelWeights.pull`]).
+        kernel_pull_binary: pull them towards 0 or 1 instead, whichever is nearer.
+        layer_decay: of the learning rate from one layer to the one before it, in fine-tuning; 1 is one rate for all.
+        l2_sp: strength of a pull towards the weights that fine-tuning begins with (L2-SP, arXiv 1802.01483).
         sync_batch_norm: BatchNorm statistics over all processes (GPUs only).
     """
 
@@ -45,26 +52,40 @@ class MedMergeTrainingArguments(TrainingArguments):
     kernel_average: float = dataclasses.field(
         default=0.0, metadata={"help": "Decay of a moving average of the kernel weights, e.g. 0.99; 0 goes without."}
     )
+    kernel_delay: float = dataclasses.field(
+        default=0.0, metadata={"help": "Share of the merge stage in which the head learns alone."}
+    )
+    kernel_dropout: float = dataclasses.field(
+        default=0.0, metadata={"help": "Probability with which a kernel does without a source in a step."}
+    )
+    kernel_pull: float = dataclasses.field(
+        default=0.0, metadata={"help": "Strength of a pull of the kernel weights towards the anchor."}
+    )
+    kernel_pull_binary: bool = dataclasses.field(
+        default=False, metadata={"help": "Pull the kernel weights towards 0 or 1, whichever is nearer."}
+    )
+    layer_decay: float = dataclasses.field(
+        default=1.0, metadata={"help": "Of the learning rate, layer by layer towards the image (fine-tuning)."}
+    )
+    l2_sp: float = dataclasses.field(
+        default=0.0, metadata={"help": "Strength of a pull towards the merged weights (fine-tuning)."}
+    )
     sync_batch_norm: bool = dataclasses.field(
         default=False, metadata={"help": "BatchNorm statistics over all processes (GPUs only)."}
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("kernel_delay", "kernel_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingsError(f"{name}={getattr(self, name)} is a share: at least 0 and below 1.")
+        for name in ("kernel_pull", "l2_sp"):
+            if not getattr(self, name) >= 0:
+                raise SettingsError(f"{name}={getattr(self, name)} is a strength: at least 0.")
+        if not 0 < self.layer_decay <= 1:
+            raise SettingsError(f"layer_decay={self.layer_decay} is a factor: above 0 and at most 1.")
         if not 0 <= self.kernel_average < 1:
             raise SettingsError(f"kernel_average={self.kernel_average} is a decay: at least 0 and below 1.")
-
-
-class _Average(TrainerCallback):
-    """Moves the average of the kernel weights along after every optimizer step."""
-
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        merge = getattr(model, "merge", None)
-        if merge is not None:
-            merge.update_average(self.decay)
 
 
 class MedMergeTrainer(Trainer):
@@ -87,6 +108,7 @@ class MedMergeTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._start: StartingPoint | None = None
         model = self._plain_wrapper()
         if getattr(model, "merge", None) is None:
             return
@@ -97,7 +119,10 @@ class MedMergeTrainer(Trainer):
             )
         if decay := getattr(self.args, "kernel_average", 0.0):
             model.merge.start_average()
-            self.add_callback(_Average(decay))
+            self.add_callback(KernelAverage(decay))
+        if share := getattr(self.args, "kernel_delay", 0.0):
+            self.add_callback(HeadFirst(share))
+        model.merge.dropout = getattr(self.args, "kernel_dropout", 0.0)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As `Trainer`, with a parameter group of their own for the kernel weights."""
@@ -110,7 +135,21 @@ class MedMergeTrainer(Trainer):
                 group["params"] = [p for p in group["params"] if p is not parameter]
             rate = getattr(self.args, "kernel_learning_rate", KERNEL_LEARNING_RATE)
             optimizer.add_param_group({"params": [parameter], "lr": rate, "weight_decay": 0.0})
+        decay = getattr(self.args, "layer_decay", 1.0)
+        if made and merge is None and decay < 1:
+            scale_learning_rates(optimizer, layer_scales(self._plain_wrapper().network, decay))
         return optimizer
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """As `Trainer`; while training with the pulls that the arguments ask for."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training:
+            merge = getattr(self._plain_wrapper(), "merge", None)
+            if merge is not None and (strength := getattr(self.args, "kernel_pull", 0.0)):
+                loss = loss + strength * merge.pull(self.args.kernel_pull_binary)
+            if self._start is not None:
+                loss = loss + self.args.l2_sp * self._start.distance()
+        return (loss, outputs) if return_outputs else loss
 
     def _plain_wrapper(self) -> Any:
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -158,6 +197,10 @@ class MedMergeTrainer(Trainer):
         if getattr(self.args, "sync_batch_norm", False) and self.args.world_size > 1:
             self._sync_batch_norm()
         max_steps = self.args.max_steps
+        wrapper = self._plain_wrapper()
+        if getattr(self.args, "l2_sp", 0.0) and isinstance(wrapper, MedMergeModel) and wrapper.stage == "finetune":
+            folder, resumed = Path(self.args.output_dir), bool(resume_from_checkpoint)
+            self._start = StartingPoint(wrapper.network, folder, resumed, self.args.should_save)
         if resume_from_checkpoint:
             resume_from_checkpoint = self._whole_checkpoint(resume_from_checkpoint)
             if (step := stopped_early(resume_from_checkpoint)) is not None:

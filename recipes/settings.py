@@ -18,6 +18,7 @@ from medmerge_hf.errors import OutputDirError, SettingsError
 
 
 STAGES = ("merge", "finetune")
+LISTS = ("sources", "include", "exclude", "freeze", "init", "crop_scale")
 # Options that are nobody else's.
 PRIVATE = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "report_to", "disable_tqdm")
 # Of both stages, unless the YAML or the command line says otherwise.
@@ -55,7 +56,19 @@ class SourceArguments:
         default="filter", metadata={"help": "model, layer, filter, kernel or element."}
     )
     constraint: str = dataclasses.field(default="complementary", metadata={"help": "complementary or convex."})
-    init: float = dataclasses.field(default=0.0, metadata={"help": "Starting weight of every other source."})
+    init: list[float] = dataclasses.field(
+        default_factory=lambda: [0.0], metadata={"help": "Starting weight of every other source, or one each."}
+    )
+    include: list[str] = dataclasses.field(
+        default_factory=list,
+        metadata={"help": "Patterns of the tensors that are merged (layer3.*); all by default."},
+    )
+    exclude: list[str] = dataclasses.field(
+        default_factory=list, metadata={"help": "Patterns of tensors that stay the anchor's."}
+    )
+    freeze: list[str] = dataclasses.field(
+        default_factory=list, metadata={"help": "Patterns of tensors whose kernel weights stay at init."}
+    )
     align: str | None = dataclasses.field(
         default=None,
         metadata={"help": "Permute the sources' channels onto the anchor's first: weights or activations."},
@@ -155,7 +168,7 @@ def read_options(argv: Sequence[str]) -> dict[str, Any]:
             values.append(arguments.pop(0))
         stage, dot, option = name.partition(".")
         where, key = (options[stage], option) if dot and stage in STAGES else (options, name)
-        where[key] = values if len(values) > 1 or key in ("sources", "crop_scale") else (values or ["true"])[0]
+        where[key] = values if len(values) > 1 or key in LISTS else (values or ["true"])[0]
     return options
 
 

@@ -61,7 +61,10 @@ def make_model(settings: Settings, target: Any) -> MedMergeModel:
         image_size=settings.data.image_size,
         granularity=settings.source.granularity,  # type: ignore[arg-type]
         constraint=settings.source.constraint,  # type: ignore[arg-type]
-        init=settings.source.init,
+        init=settings.source.init[0] if len(settings.source.init) == 1 else settings.source.init,
+        include=settings.source.include,
+        exclude=settings.source.exclude,
+        freeze=settings.source.freeze,
     )
     if method := settings.source.align:
         pixels, images = resolve_preprocessing(model), target["train"].shuffle(seed=settings.run.seed)["image"]

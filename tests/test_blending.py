@@ -9,7 +9,7 @@ from medmerge_hf.blending import (
     KernelWeights,
     blend,
     constrain,
-    initial_parameter,
+    initial_parameters,
     kernel_shape,
     reduce_to_kernels,
 )
@@ -122,13 +122,13 @@ def test_convex_weights_are_positive_and_leave_a_share_to_the_anchor():
 
 @pytest.mark.parametrize(("sources", "init"), [(2, 0.5), (3, 0.2), (4, 0.25)])
 def test_convex_start_gives_every_other_source_its_weight(sources, init):
-    parameter = torch.full((sources - 1, 2), initial_parameter(init, sources, "convex"))
+    parameter = torch.tensor(initial_parameters(init, sources, "convex"))[:, None].expand(-1, 2)
     assert torch.allclose(constrain(parameter, "convex"), torch.tensor(init))
 
 
 def test_convex_cannot_start_at_the_anchor():
     with pytest.raises(SettingsError, match=r"init=0\.5 for the average"):
-        initial_parameter(0.0, 2, "convex")
+        initial_parameters(0.0, 2, "convex")
 
 
 def test_model_granularity_learns_one_number_a_source():
