@@ -25,6 +25,7 @@ from .networks import (
     input_shape,
     network_config,
 )
+from .positions import resampled
 from .proof import (
     TOLERANCE,
     align_layer_norms,
@@ -59,6 +60,7 @@ class _Case:
     prefix: str = ""
     original: nn.Module | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
+    resampled: bool = False
 
     @property
     def name(self) -> str:
@@ -119,13 +121,24 @@ def harmonise_onto(
 
 def _adapt(case: _Case, anchor_input: InputConvention | None) -> None:
     check_values(case.own(), case.name)
+    _resample_positions(case)
     empty = any(tensor.is_meta for tensor in case.tensors.values())
-    if not empty:
+    if not empty and not case.resampled:
         case.original = _original(case)
     _fold_eps(case)
     if not empty:
         _prove(case)
     _fold_input(case, anchor_input, measured=not empty)
+
+
+def _resample_positions(case: _Case) -> None:
+    for name, wanted in backbone_parameters(case.network).items():
+        tensor = case.tensors[case.prefix + name]
+        found = resampled(name, tensor, wanted)
+        if found is not None:
+            case.tensors[case.prefix + name] = found
+            case.notes.append(f"{name} resampled from {tuple(tensor.shape)} to {tuple(wanted.shape)}")
+            case.resampled, case.original = True, None
 
 
 def _under_the_anchors_names(network: Any, source: LoadedSource) -> _Case:
@@ -174,6 +187,8 @@ def _original(case: _Case) -> nn.Module | None:
             return None
     if made is None and source.network_config and not _same_network(case):
         made = build_network(network_config(source.network_config, num_labels=2))
+        if source.reference.loader != "transformers":
+            made = backbone_module(made)  # timm's own, whose names the source has
     if made is None:
         if not source.reference.dialect:
             return None
@@ -212,7 +227,8 @@ def _same_network(case: _Case) -> bool:
     if "architecture" in ours or "architecture" in theirs:
         arguments = [dict(config.get("model_args") or {}) for config in (theirs, ours)]
         for values in arguments:
-            values.pop("in_chans", None)
+            for key in ("in_chans", "img_size"):  # folded and resampled
+                values.pop(key, None)
         return theirs.get("architecture") == ours.get("architecture") and arguments[0] == arguments[1]
     return all(ours.get(key) == value for key, value in theirs.items() if key not in SILENT_KEYS)
 

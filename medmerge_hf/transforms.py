@@ -40,6 +40,8 @@ def default_processor(image_size: int = 224) -> Any:
 def resize_timm_config(config: dict[str, Any], image_size: int) -> dict[str, Any]:
     """A `timm_wrapper` config (as a dict) whose preprocessing ends at `image_size` pixels.
 
+    A Transformer made for one size is built for the other; its position embeddings are resampled when it is loaded.
+
     Raises:
         SettingsError: the network only takes its own size.
     """
@@ -47,11 +49,26 @@ def resize_timm_config(config: dict[str, Any], image_size: int) -> dict[str, Any
     cfg = config["pretrained_cfg"]
     own = cfg.get("input_size", (3, 224, 224))
     if cfg.get("fixed_input_size") and own[1] != image_size:
-        raise SettingsError(f"{config['architecture']} takes images of {own[1]} px only, not {image_size}.")
+        if not takes_image_size(config["architecture"], image_size):
+            raise SettingsError(f"{config['architecture']} takes images of {own[1]} px only, not {image_size}.")
+        config["model_args"] = {**(config.get("model_args") or {}), "img_size": image_size}
     cfg["input_size"] = [own[0], image_size, image_size]
     for key in ("test_input_size", "test_crop_pct"):  # those belong to the old size
         cfg.pop(key, None)
     return config
+
+
+def takes_image_size(architecture: str, image_size: int) -> bool:
+    """Whether timm builds a network of fixed input size for another size."""
+    import timm
+    import torch
+
+    try:
+        with torch.device("meta"):
+            timm.create_model(architecture, img_size=image_size)
+    except Exception:  # not a network of timm, no such argument, or a size that its patches and windows do not divide
+        return False
+    return True
 
 
 def resize_processor(processor: Any, image_size: int) -> Any:

@@ -115,7 +115,8 @@ def main() -> None:
     machine = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, {platform.machine()}"
     text = f"# Alignment, granularity, number of sources\n\nPrinted by `recipes/benchmark_alignment.py` ({machine})."
     data = "MobileNetV2 (torchvision ImageNet, then fundus, TF ImageNet, faces) -> fundus_dr"
-    note = f"{data}, 353 training images of 64 px, 5 + 5 epochs; macro F1 on 150 test images, mean over seeds with its 95 % bootstrap interval."
+    size = "353 training images of 64 px, 5 + 5 epochs"
+    note = f"{data}, {size}; macro F1 on 150 test images, mean over seeds with its 95 % bootstrap interval."
     REPORT.write_text(f"{text} {note}\n\n{table(rows)}\n")
     print(table(rows))
 

@@ -67,6 +67,12 @@ def test_the_same_shapes_but_another_network_are_refused_with_the_difference():
         merge(timm.create_model("efficientnet_b0"), timm.create_model("tf_efficientnet_b0"))
 
 
+def test_another_variant_in_a_folder_is_refused_as_well(tmp_path):
+    timm.models.save_for_hf(timm.create_model("tf_efficientnet_b0"), tmp_path, safe_serialization=True)
+    with pytest.raises(ArchitectureMismatchError, match=r"another network.*Conv2dSame"):
+        merge(timm.create_model("efficientnet_b0"), str(tmp_path))
+
+
 def test_a_bare_module_is_run_before_it_is_believed():
     same, other = torchvision.models.resnet18(), torchvision.models.resnet18()
     other.maxpool = nn.AvgPool2d(3, 2, 1)

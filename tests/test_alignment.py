@@ -125,7 +125,7 @@ def test_a_network_that_cannot_be_traced_is_refused():
 def test_a_wrong_trace_is_noticed():
     network, images, found, tensors = parts("resnet")
     order = shuffled(found)
-    found.axes["bn1.weight"] = [None]
+    found.axes["bn1.running_mean"] = [None]
     with pytest.raises(AlignmentError, match="would compute other features"):
         check_permutation(network, tensors, found, order, images[:2])
 
