@@ -29,6 +29,7 @@ from .networks import (
 )
 from .normalization import recalibrate_batch_norm
 from .provenance import Stage
+from .repairing import repairer
 from .saving import SavingModel
 from .source_alignment import align_sources, permute_sources
 from .sources import LoadedSource, Source, identify, load_source
@@ -349,12 +350,13 @@ class MedMergeModel(SavingModel):
         return self._blended[2]
 
     @torch.no_grad()
-    def collapse(self, batches: Iterable[Any] | None = None) -> "MedMergeModel":
+    def collapse(self, batches: Iterable[Any] | None = None, repair: bool = False) -> "MedMergeModel":
         """Turn the merge into one plain backbone, in place. Everything learns from here on.
 
         Args:
             batches: training batches of the target, to estimate BatchNorm statistics on (see
                 [`recalibrate_batch_norm`]). Without them those of the merge stage stay.
+            repair: of a network without BatchNorm, rescale its layers instead (see [`repair`]), on these batches.
 
         Returns:
             The model itself.
@@ -368,6 +370,7 @@ class MedMergeModel(SavingModel):
             )
         self.merge.settle()
         self.merge_state = self._small_state(self.state_dict())
+        mended = repairer(self) if repair else None
         merged = self.merge(backbone_parameters(self.network))
         for name, parameter in backbone_parameters(self.network).items():
             if name in merged:
@@ -376,8 +379,10 @@ class MedMergeModel(SavingModel):
         self.merge = self._substitution = self._blended = None
         self.source_statistics = []
         self._keys_to_ignore_on_save = []
-        if batches is not None:
+        if batches is not None and mended is None:
             recalibrate_batch_norm(self.network, batches)
+        elif mended is not None:
+            mended(self.network, batches or ())
         return self
 
     def plain_model(self) -> Any:
