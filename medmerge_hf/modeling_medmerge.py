@@ -13,9 +13,7 @@ from .alignment import Alignment
 from .blending import Constraint, Granularity, KernelWeights
 from .configuration_medmerge import MedMergeConfig, SourceDtype
 from .errors import SettingsError, StateError, TooFewSourcesError
-from .export import (
-    plain_copy,
-)
+from .export import plain_copy
 from .networks import (
     architecture_name,
     backbone_parameters,
@@ -379,10 +377,10 @@ class MedMergeModel(SavingModel):
         self.merge = self._substitution = self._blended = None
         self.source_statistics = []
         self._keys_to_ignore_on_save = []
-        if batches is not None and mended is None:
-            recalibrate_batch_norm(self.network, batches)
-        elif mended is not None:
+        if mended is not None:
             mended(self.network, batches or ())
+        elif batches is not None:
+            recalibrate_batch_norm(self.network, batches)
         return self
 
     def plain_model(self) -> Any:

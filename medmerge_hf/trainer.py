@@ -253,17 +253,20 @@ class MedMergeTrainer(Trainer):
         record_result(self._plain_wrapper().config, split, len(output.label_ids), figures, resamples)
         return figures
 
-    def collapse(self) -> MedMergeModel:
+    def collapse(self, repair: bool = False) -> MedMergeModel:
         """End the merge stage: one plain network, BatchNorm statistics estimated on the training images.
 
         A new trainer (or this one again) then fine-tunes it.
+
+        Args:
+            repair: see [`MedMergeModel.collapse`].
 
         Returns:
             The model, collapsed.
         """
         model: MedMergeModel = self._plain_wrapper()
         set_seed(self.args.seed)  # order and augmentation of these images must not depend on whether a run was resumed
-        model.collapse(self.get_train_dataloader())
+        model.collapse(self.get_train_dataloader(), repair)
         self.optimizer = self.lr_scheduler = None
         return model
 
