@@ -31,8 +31,8 @@ def resolve_reference(
         SourceNotFoundError: nothing answers to this name.
     """
     reference = SourceReference.parse(source)
-    if reference.loader == "memory" or (reference.loader and (reference.revision is None or _is_sha(reference))):
-        return reference
+    if reference.loader == "memory" or (reference.loader and (reference.sha256 or _is_sha(reference))):
+        return reference  # found out before
     path = Path(reference.id.removeprefix("local-dir:")).expanduser()
     as_file: dict[str, Any] = {"loader": "file", "architecture": reference.architecture or architecture}
     if path.is_dir():
