@@ -28,6 +28,7 @@ from medmerge_hf.report import markdown_table
 
 RECORD, REPORT = Path("benchmarks/levers.json"), Path("benchmarks/LEVERS.md")
 PLAIN = "plain"
+SOURCE = ("estimate", "init")  # options of the sources, not of a stage
 MERGE: dict[str, dict[str, Any]] = {
     "kernel learning rate 3e-3": {"kernel_learning_rate": 3e-3},
     "kernel learning rate 3e-2": {"kernel_learning_rate": 3e-2},
@@ -36,6 +37,8 @@ MERGE: dict[str, dict[str, Any]] = {
     "drop-out of sources 0.2": {"kernel_dropout": 0.2},
     "pull to the anchor": {"kernel_pull": 10.0},
     "pull to 0 or 1": {"kernel_pull": 10.0, "kernel_pull_binary": True},
+    "start from RegMean's estimate": {"estimate": True},
+    "start from the middle": {"init": 0.5},
     "average of kernel weights 0.95": {"kernel_average": 0.95},
 }
 FINETUNE: dict[str, dict[str, Any]] = {
@@ -49,8 +52,18 @@ FINETUNE: dict[str, dict[str, Any]] = {
 
 def settings_of(folder: str, seed: int, stage: str = "", lever: Mapping[str, Any] | None = None) -> Settings:
     """The settings of the alignment benchmark, two sources, with one lever."""
-    stages = {name: {**values, **(lever or {} if name == stage else {})} for name, values in STAGES.items()}
-    options = {**DEFAULTS, **stages, "sources": SOURCES[:2], "seed": seed, "output_dir": folder, "disable_tqdm": None}
+    own = {key: value for key, value in (lever or {}).items() if key not in SOURCE}
+    stages = {name: {**values, **(own if name == stage else {})} for name, values in STAGES.items()}
+    sources = {key: lever[key] for key in SOURCE if lever and key in lever}
+    options = {
+        **DEFAULTS,
+        **sources,
+        **stages,
+        "sources": SOURCES[:2],
+        "seed": seed,
+        "output_dir": folder,
+        "disable_tqdm": None,
+    }
     return make_settings(options)
 
 

@@ -69,6 +69,9 @@ class SourceArguments:
     freeze: list[str] = dataclasses.field(
         default_factory=list, metadata={"help": "Patterns of tensors whose kernel weights stay at init."}
     )
+    estimate: bool = dataclasses.field(
+        default=False, metadata={"help": "Start from RegMean's estimate of the kernel weights instead of init."}
+    )
     align: str | None = dataclasses.field(
         default=None,
         metadata={"help": "Permute the sources' channels onto the anchor's first: weights or activations."},

@@ -10,7 +10,7 @@ two stages. `${NAME}` in it is an environment variable. What stands on the comma
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from settings import Settings, claim_output_dir, make_settings, read_options, re
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
-from medmerge_hf import MedMergeModel, MedMergeTrainer, single_source_model
+from medmerge_hf import MedMergeModel, MedMergeTrainer, init_by_regression, single_source_model
 from medmerge_hf.baselines import freeze_backbone
 from medmerge_hf.data import Pixels, load_target
 from medmerge_hf.errors import MedMergeError
@@ -67,10 +67,18 @@ def make_model(settings: Settings, target: Any) -> MedMergeModel:
         freeze=settings.source.freeze,
     )
     if method := settings.source.align:
-        pixels, images = resolve_preprocessing(model), target["train"].shuffle(seed=settings.run.seed)["image"]
-        given = None if method == "weights" else (pixels.eval_transform(image) for image in images)
+        given = None if method == "weights" else target_images(model, target, settings.run.seed)
         model.align(method, given, settings.source.align_jointly)  # type: ignore[arg-type]
+    if settings.source.estimate:
+        init_by_regression(model, target_images(model, target, settings.run.seed))
     return model
+
+
+def target_images(model: MedMergeModel, target: Any, seed: int) -> Iterator[torch.Tensor]:
+    """Batches of training images as the model takes them, without augmentation."""
+    pixels, images = resolve_preprocessing(model), target["train"].shuffle(seed=seed)["image"]
+    for start in range(0, len(images), 32):
+        yield torch.stack([pixels.eval_transform(image) for image in images[start : start + 32]])
 
 
 def make_trainer(model: MedMergeModel, target: Any, settings: Settings, args: TrainingArguments) -> MedMergeTrainer:
