@@ -1,6 +1,6 @@
 """Each lever of the merge stage and of fine-tuning alone, on a real target, several seeds: benchmarks/LEVERS.md.
 
-    MEDMERGE_DATA=... python recipes/benchmark_levers.py [--seeds 0 1 2 3 4]
+    MEDMERGE_DATA=... python recipes/benchmark_levers.py [--seeds 0 1 2 3 4] [--levers NAME ...]
 
 Finished runs are kept in benchmarks/levers.json and not repeated. Levers of fine-tuning start from one merge a seed.
 """
@@ -85,13 +85,13 @@ def run_merge(seed: int, lever: Mapping[str, Any]) -> tuple[Any, Any, float]:
         return model, target, figures["merged_test_macro_f1"]
 
 
-def run_seed(seed: int, done: set[tuple[str, int]]) -> list[dict[str, Any]]:
-    """All levers with one seed that are not done."""
+def run_seed(seed: int, done: set[tuple[str, int]], chosen: Sequence[str]) -> list[dict[str, Any]]:
+    """The chosen levers with one seed, those that are not done."""
     rows = []
     wanted = [(name, lever, "merge") for name, lever in MERGE.items()]
     base: Any = None
     for name, lever, stage in [(PLAIN, {}, "merge"), *wanted, *((n, v, "finetune") for n, v in FINETUNE.items())]:
-        if (name, seed) in done:
+        if (name, seed) in done or (chosen and name not in (PLAIN, *chosen)):
             continue
         if stage == "finetune" and base is None:
             base = run_merge(seed, {})
@@ -124,12 +124,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Run what is missing and write the table."""
-    seeds = [int(seed) for seed in read_options(sys.argv[1:]).get("seeds", range(5))]
+    given = read_options(sys.argv[1:])
+    seeds = [int(seed) for seed in given.get("seeds", range(5))]
     hf_logging.set_verbosity_error()
     datasets.disable_progress_bars()
     rows: list[dict[str, Any]] = json.loads(RECORD.read_text()) if RECORD.is_file() else []
     for seed in seeds:
-        rows += run_seed(seed, {(row["lever"], row["seed"]) for row in rows})
+        rows += run_seed(seed, {(row["lever"], row["seed"]) for row in rows}, given.get("levers", ()))
         RECORD.write_text(json.dumps(rows, indent=1))
     machine = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, {platform.machine()}"
     setting = "MobileNetV2, ImageNet + fundus -> fundus_dr, 353 training images of 64 px, 5 + 5 epochs"
