@@ -280,8 +280,9 @@ def _prove(case: _Case) -> None:
     """Run original and anchor's network on the same images; refuse what differs and was not accepted."""
     unfoldable = case.dialect.unfoldable
     if case.original is None:
-        if case.pairs and case.notes and case.source.reference.dialect is None:
-            case.notes.append("not proven: its own network is not known")
+        if case.notes and case.source.reference.dialect is None:
+            why = "it was made for another image size" if case.resampled else "its own network is not known"
+            case.notes.append(f"not proven: {why}")
         return
     images = _images(case)
     ours = with_tensors(
