@@ -316,9 +316,12 @@ def _another_network(case: _Case, difference: float) -> ArchitectureMismatchErro
 def _images(case: _Case) -> Tensor:
     _, *size = input_shape(case.network)
     stem = first_convolution(backbone_module(case.network))
-    channels = case.tensors[f"{case.prefix}{stem}.weight"].shape[1]
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(1, channels, *size, dtype=torch.float64, generator=generator) * 4 - 2
+    return _noise(case.tensors[f"{case.prefix}{stem}.weight"].shape[1], *size)
+
+
+def _noise(*shape: int) -> Tensor:
+    """One image as normalised images are: between -2 and 2."""
+    return torch.rand(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4 - 2
 
 
 # What it sees
@@ -359,7 +362,6 @@ def _border(case: _Case, before: dict[str, Tensor], matrix: Tensor, offset: Tens
     """How far the folded network is from the source, which is exact but for the border of a padded stem."""
     below, stem = case.network.base_model_prefix, first_convolution(backbone_module(case.network))
     original = with_tensors(case.network, before, below, stem)
-    images = torch.rand(1, *input_shape(case.network), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    images = images * 4 - 2
+    images = _noise(*input_shape(case.network))
     theirs = torch.einsum("sa,nahw->nshw", matrix, images) + offset[:, None, None]
     return feature_difference(original, with_tensors(case.network, case.own(), below, stem), theirs, images)

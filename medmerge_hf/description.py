@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from .headers import DTYPES, check_header, read_header, read_index
 from .hub import DESCRIPTIONS, WEIGHTS, fetch_files, unreachable
 from .references import InputConvention, SourceReference
 from .resolution import resolve_reference
-from .sources import LoadedSource, Source, load_source, processor_input, read_license
+from .sources import LoadedSource, Source, load_source, processor_input, read_card, read_license
 from .timm_configs import file_config, timm_config, timm_input
 
 
@@ -63,20 +63,13 @@ def describe(source: Source, architecture: str | None = None, **hub: Any) -> Des
     if reference.loader == "file":
         return _describe_files(reference, [Path(reference.id) / (reference.file or "")])
     folder = Path(reference.id)
-    described = _describe_files(reference, _weights_in(folder), folder)
+    found = _weights_among([file.name for file in folder.iterdir()], str(folder))
+    described = _describe_files(reference, [folder / name for name in found], folder)
     return dataclasses.replace(described, base_model=_base_model(folder))
 
 
 def _empty(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-
-
-def _weights_in(folder: Path) -> list[Path]:
-    for names in WEIGHTS:
-        for name in names:
-            if (folder / name).is_file():
-                return [folder / name]
-    raise CorruptSourceError(f"Source {str(folder)!r} holds no weights under the names of timm and transformers.")
 
 
 def _describe_files(reference: SourceReference, files: list[Path], folder: Path | None = None) -> Description:
@@ -113,12 +106,7 @@ def _processor_of(folder: Path) -> InputConvention | None:
 
 
 def _base_model(folder: Path) -> list[str]:
-    from huggingface_hub import ModelCard
-
-    try:
-        found = ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.get("base_model")
-    except (OSError, ValueError):
-        return []
+    found = read_card(folder).get("base_model")
     return [found] if isinstance(found, str) else list(found or [])
 
 
@@ -151,12 +139,12 @@ def _describe_on_hub(reference: SourceReference, **hub: Any) -> Description:
     return Description(loaded, [], sum(sizes[name] for name in names), _base_model(folder), metadata)
 
 
-def _weights_among(sizes: Iterable[str], repo: str) -> list[str]:
+def _weights_among(files: Collection[str], source: str) -> list[str]:
     for names in WEIGHTS:
         for name in names:
-            if name in sizes:
+            if name in files:
                 return [name]
-    raise CorruptSourceError(f"Source {repo!r} holds no weights under the names of timm and transformers.")
+    raise CorruptSourceError(f"Source {source!r} holds no weights under the names of timm and transformers.")
 
 
 def _shards(index: Path, sizes: Mapping[str, int]) -> list[str]:

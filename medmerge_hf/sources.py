@@ -95,15 +95,20 @@ def find_weights(reference: SourceReference, **hub: Any) -> str:
     return str(Path(reference.id) / reference.file) if reference.file else reference.id
 
 
-def read_license(folder: Path) -> str | None:
-    """The licence that a model's card or timm config states, as the Hub calls it."""
+def read_card(folder: Path) -> Any:
+    """What the metadata of a model's card says (`get`); nothing where there is no readable card."""
     from huggingface_hub import ModelCard
 
-    stated: Any = None
     try:
-        stated = ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.get("license")
+        return ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data
     except (OSError, ValueError):
         logger.debug("%s has no readable card", folder)
+        return {}
+
+
+def read_license(folder: Path) -> str | None:
+    """The licence that a model's card or timm config states, as the Hub calls it."""
+    stated = read_card(folder).get("license")
     stated = stated or (read_json(folder / "config.json").get("pretrained_cfg") or {}).get("license")
     return stated if isinstance(stated, str) else None
 
