@@ -13,10 +13,11 @@ _NAMES = {
     "MedMergeConfig": "configuration_medmerge",
     "MedMergeModel": "modeling_medmerge",
     "MedMergeTrainer": "trainer",
-    "MedMergeTrainingArguments": "trainer",
+    "MedMergeTrainingArguments": "training_args",
     "InputConvention": "references",
     "NetworkDialect": "references",
     "SourceReference": "references",
+    "init_by_fisher": "estimates",
     "init_by_regression": "estimates",
     "inspect_sources": "preflight",
     "load_target": "data",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .baselines import single_source_model as single_source_model
     from .configuration_medmerge import MedMergeConfig as MedMergeConfig
     from .data import load_target as load_target
+    from .estimates import init_by_fisher as init_by_fisher
     from .estimates import init_by_regression as init_by_regression
     from .metrics import make_compute_metrics as make_compute_metrics
     from .modeling_medmerge import MedMergeModel as MedMergeModel
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from .references import NetworkDialect as NetworkDialect
     from .references import SourceReference as SourceReference
     from .trainer import MedMergeTrainer as MedMergeTrainer
-    from .trainer import MedMergeTrainingArguments as MedMergeTrainingArguments
+    from .training_args import MedMergeTrainingArguments as MedMergeTrainingArguments
     from .transforms import resolve_preprocessing as resolve_preprocessing
 
 __all__ = ["__version__", *sorted(_NAMES)]

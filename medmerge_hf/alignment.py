@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .channels import Axis, reorder
 from .errors import AlignmentError
 from .proof import features
-from .tracing import Trace, trace
+from .tracing import Trace
 
 
 Alignment = Literal["weights", "activations"]
@@ -258,9 +258,8 @@ def _standardised(tensor: Tensor, dim: int) -> Tensor:
 
 
 def align(
-    network: nn.Module,
-    below: str,
-    anchor: Mapping[str, Tensor],
+    network: Any,
+    found: Trace,
     sources: Sequence[Mapping[str, Tensor]],
     method: Alignment,
     images: Sequence[Tensor],
@@ -269,10 +268,9 @@ def align(
     """Find the permutations that bring sources closest to the anchor.
 
     Args:
-        network: a classifier with a linear head, of which `below` names the backbone.
-        below: prefix of the backbone's names in the network, with its dot.
-        anchor: name below the backbone -> tensor, BatchNorm statistics included.
-        sources: likewise.
+        network: a classifier with a linear head.
+        found: its trace.
+        sources: anchor first: name below the backbone -> tensor, BatchNorm statistics included.
         method: `weights` or `activations`.
         images: batches `[N, C, H, W]` of one shape: of the target for `activations`; one of any kind for `weights`.
         jointly: also match every source to the others that are aligned already, in two rounds.
@@ -281,14 +279,14 @@ def align(
         A flat int32 tensor a source, see [`apply_permutation`].
 
     Raises:
-        AlignmentError: the network cannot be traced, or a permuted source would compute something else.
+        AlignmentError: a permuted source would compute something else.
     """
-    found = trace(network, images[0])
-    named = [{below + name: t for name, t in tensors.items()} for tensors in (anchor, *sources)]
+    below = f"{network.base_model_prefix}."
+    named = [{below + name: t for name, t in tensors.items()} for tensors in sources]
     match = match_weights if method == "weights" else lambda a, s, f: match_activations(a, s, f, images)
     results: list[Permutations]
-    aligned, results = list(named), [{} for _ in sources]
-    for turn in range(2 if jointly and len(sources) > 1 else 1):
+    aligned, results = list(named), [{} for _ in named[1:]]
+    for turn in range(2 if jointly and len(named) > 2 else 1):
         for place in range(1, len(named)):
             others = [t for i, t in enumerate(aligned) if i != place and (i == 0 or i < place or turn)]
             permutations = _match_all(others if jointly else named[:1], named[place], found, match)

@@ -1,11 +1,12 @@
-"""Kernel weights estimated in one pass over target images, as a start for the merge stage (RegMean's objective).
+"""Kernel weights estimated in one pass over target images, as a start for the merge stage.
 
 RegMean (arXiv 2212.09849) asks for weights whose outputs are nearest, on each source's own inputs, to that source's
 outputs. With one weight a kernel this is a small linear system an output channel, made of the products of what the
 differences compute on those inputs; convolutions need no unfolding.
+
+Fisher merging (arXiv 2111.09832) weighs each source by how much its features depend on the kernel.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SettingsError, StateError
-from .networks import backbone_module, backbone_parameters
+from .networks import backbone_module
+from .source_networks import observed_features, source_networks
 
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 BATCHES = 4
 RIDGE = 1e-3
+DRAWS = 8  # random projections of the features a batch
 
 
 def solve_kernel_weights(products: Tensor, powers: Tensor, ridge: float = RIDGE) -> Tensor:
@@ -72,17 +75,12 @@ def init_by_regression(model: "MedMergeModel", batches: Iterable[Any]) -> None:
         >>> bool(model.merge.source_bias.max() > 0)
         True
     """
-    merge: Any = model.merge
-    if merge is None:
-        raise StateError("This model is collapsed: it has no kernel weights to set.")
-    if merge.granularity != "filter" or merge.constraint != "complementary":
-        raise SettingsError("The regression estimates one unbounded weight an output filter: the default settings.")
-    given = [b["pixel_values"] if isinstance(b, Mapping) else b for b in islice(batches, BATCHES)]
-    if not given:
-        raise SettingsError("The regression needs images of the target.")
-    anchor = {name: p.detach() for name, p in backbone_parameters(model.network).items()}
+    merge = _unbounded(model)
+    if merge.granularity != "filter":
+        raise SettingsError(f"The regression estimates a weight an output filter, not a {merge.granularity}.")
+    given = _images(batches)
     differences = [dict(zip(merge.names, stack.parameters(), strict=True)) for stack in merge.differences]
-    statistics = _layer_statistics(model, anchor, differences, given)
+    statistics = _layer_statistics(model, differences, given)
     weights = merge.split(merge.source_bias)
     for name, (products, powers) in statistics.items():
         found = solve_kernel_weights(products, powers).to(merge.source_bias)
@@ -91,19 +89,88 @@ def init_by_regression(model: "MedMergeModel", batches: Iterable[Any]) -> None:
                 weights[f"{name}.{leaf}"].copy_(found.reshape(weights[f"{name}.{leaf}"].shape))
 
 
+def init_by_fisher(model: "MedMergeModel", batches: Iterable[Any]) -> None:
+    """Set the kernel weights of a model that is merging to their share of the Fisher information.
+
+    The sources come without a head for the target, so the information is that of their features (in units of their
+    standard deviation): squared gradients of random projections of them, summed over the kernel.
+
+    Args:
+        model: merging, complementary; any granularity.
+        batches: of training images: dicts with `pixel_values` or tensors; the first 4 are used.
+
+    Raises:
+        StateError: it is collapsed.
+        SettingsError: another constraint, or no images.
+
+    Example:
+        >>> import timm
+        >>> from medmerge_hf import MedMergeModel
+        >>> model = MedMergeModel.from_sources([timm.create_model("test_resnet") for _ in range(2)], num_labels=2)
+        >>> init_by_fisher(model, [torch.rand(4, 3, 32, 32)])
+        >>> bool(0 < model.merge.source_bias.mean() < 1)
+        True
+    """
+    merge = _unbounded(model)
+    given = [batch.to(model.device) for batch in _images(batches)]
+    found = [_information(network, merge.names, given) for network in source_networks(model)]
+    if merge.granularity == "model":
+        shares = [torch.stack([t.sum() for t in own.values()]).sum().reshape(1) for own in found]
+    else:
+        shapes = dict(zip(merge.names, merge.kernel_shapes, strict=True))
+        shares = [torch.cat([own[n].sum_to_size(shape).flatten() for n, shape in shapes.items()]) for own in found]
+    every = torch.stack(shares)
+    total = every.sum(0)
+    weights = torch.where(total > 0, every / total.clamp_min(1e-30), torch.full_like(every, 1 / len(every)))
+    with torch.no_grad():
+        merge.source_bias.copy_(weights[1:])
+
+
+def _information(network: nn.Module, names: list[str], batches: list[Tensor]) -> dict[str, Tensor]:
+    """Name -> mean squared gradient of projected features."""
+    backbone = backbone_module(network)
+    parameters = [backbone.get_parameter(name).requires_grad_(True) for name in names]
+    sums = [torch.zeros_like(parameter) for parameter in parameters]
+    generator = torch.Generator().manual_seed(0)
+    for batch in batches:
+        with observed_features(network) as seen:
+            network(batch)
+        features = seen[-1] / seen[-1].detach().std().clamp_min(1e-6)
+        # Every image has a direction of its own, so that products of two images' gradients cancel on average.
+        for _ in range(DRAWS):
+            direction = torch.randn(features.shape, generator=generator).to(features)
+            gradients = torch.autograd.grad(
+                (features * direction).sum(), parameters, retain_graph=True, allow_unused=True
+            )
+            for total, gradient in zip(sums, gradients, strict=True):
+                if gradient is not None:
+                    total += gradient.square()
+    return dict(zip(names, sums, strict=True))
+
+
+def _unbounded(model: "MedMergeModel") -> Any:
+    if model.merge is None:
+        raise StateError("This model is collapsed: it has no kernel weights to set.")
+    if model.merge.constraint != "complementary":
+        raise SettingsError("Estimates are made for constraint='complementary'.")
+    return model.merge
+
+
+def _images(batches: Iterable[Any]) -> list[Tensor]:
+    given = [b["pixel_values"] if isinstance(b, Mapping) else b for b in islice(batches, BATCHES)]
+    if not given:
+        raise SettingsError("An estimate needs images of the target.")
+    return given
+
+
 def _layer_statistics(
-    model: "MedMergeModel", anchor: dict[str, Tensor], differences: list[dict[str, Tensor]], batches: list[Tensor]
+    model: "MedMergeModel", differences: list[dict[str, Tensor]], batches: list[Tensor]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Module -> products and powers, see [`solve_kernel_weights`]."""
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for index in range(len(differences) + 1):
-        network = copy.deepcopy(model.network).eval()
-        backbone = backbone_module(network)
-        if index:
-            own = {name: anchor[name] + d for name, d in differences[index - 1].items()}
-            backbone.load_state_dict({**own, **model.source_statistics[index - 1]}, strict=False)
+    for network in source_networks(model):
         sums: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for name, module in backbone.named_modules():
+        for name, module in backbone_module(network).named_modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and f"{name}.weight" in differences[0]:
                 stack = [d[f"{name}.weight"] for d in differences]
                 module.register_forward_hook(_observer(stack, sums.setdefault(name, [])))

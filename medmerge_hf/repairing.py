@@ -1,6 +1,5 @@
 """REPAIR for a [`MedMergeModel`]: its sources as networks, and how much of each is in every channel."""
 
-import copy
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -9,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .errors import SettingsError
-from .networks import backbone_module, backbone_parameters, backbone_prefix
+from .networks import backbone_parameters, backbone_prefix
 from .normalization import batch_norms, repair
+from .source_networks import source_networks
 
 
 if TYPE_CHECKING:
@@ -37,16 +37,8 @@ def repairer(model: "MedMergeModel") -> Callable[[Any, Iterable[Any]], None]:
         raise SettingsError("repair=True is for networks without BatchNorm; statistics are re-estimated with it.")
     if merge.granularity in ("kernel", "element"):
         raise SettingsError(f"repair=True needs one weight an output channel, not granularity={merge.granularity!r}.")
-    sources = [copy.deepcopy(model.network)]
-    anchor = backbone_parameters(model.network)
-    for differences in merge.differences:
-        source = copy.deepcopy(model.network)
-        backbone_module(source).load_state_dict(
-            {name: anchor[name] + d for name, d in zip(merge.names, differences.parameters(), strict=True)},
-            strict=False,
-        )
-        sources.append(source)
-    shares = _shares(merge, anchor, backbone_prefix(model.network))
+    sources = source_networks(model)
+    shares = _shares(merge, backbone_parameters(model.network), backbone_prefix(model.network))
 
     def mend(network: Any, batches: Iterable[Any]) -> None:
         given = list(islice(batches, BATCHES))

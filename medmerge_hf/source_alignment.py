@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from .alignment import ALIGNMENTS, Alignment, align, apply_permutation
 from .errors import SettingsError, StateError
-from .networks import backbone_prefix, backbone_state, input_shape
-from .tracing import trace
+from .networks import backbone_prefix, input_shape
+from .source_networks import source_tensors
+from .tracing import Trace, trace
 
 
 if TYPE_CHECKING:
@@ -31,42 +32,29 @@ def align_sources(model: "MedMergeModel", method: Alignment, images: Any, jointl
     if method == "activations" and images is None:
         raise SettingsError("align='activations' compares what channels respond to: give images of the target.")
     batches = _example(model) if images is None else _batches(images)
-    anchor, sources = _tensors(model)
-    found = align(model.network, backbone_prefix(model.network), anchor, sources, method, batches, jointly)
-    permute_sources(model, torch.stack(found))
+    found = trace(model.network, batches[0])
+    permutations = align(model.network, found, source_tensors(model), method, batches, jointly)
+    permute_sources(model, torch.stack(permutations), found)
     model.config.align = {"method": method, "jointly": jointly}
 
 
-def permute_sources(model: "MedMergeModel", permutation: Tensor) -> None:
+def permute_sources(model: "MedMergeModel", permutation: Tensor, found: Trace | None = None) -> None:
     """Reorder the sources of a model by permutations that were found before.
 
     Args:
         model: merging, as it was attached.
         permutation: `[S - 1, channels]`.
+        found: the trace of its network, where there is one already.
 
     Raises:
         AlignmentError: they belong to another network.
     """
-    anchor, sources = _tensors(model)
-    below, found = backbone_prefix(model.network), trace(model.network, _example(model)[0])
+    anchor, *sources = source_tensors(model)
+    below, found = backbone_prefix(model.network), found or trace(model.network, _example(model)[0])
     moved = [apply_permutation(found, below, source, flat) for source, flat in zip(sources, permutation, strict=True)]
     merge: Any = model.merge
     merge.set_sources(anchor, moved)
     merge.permutation = nn.Parameter(permutation.int().to(model.device), requires_grad=False)
-
-
-def _tensors(model: "MedMergeModel") -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-    """Anchor and sources by their names below the backbone, on the CPU, with the statistics of their own."""
-    merge: Any = model.merge
-    anchor = {name: tensor.detach().cpu().float() for name, tensor in backbone_state(model.network).items()}
-    sources = []
-    for differences, statistics in zip(merge.differences, model.source_statistics, strict=True):
-        own = {
-            name: anchor[name] + d.detach().cpu().float()
-            for name, d in zip(merge.names, differences.parameters(), strict=True)
-        }
-        sources.append({**anchor, **statistics, **own})
-    return anchor, sources
 
 
 def _example(model: "MedMergeModel") -> list[Tensor]:

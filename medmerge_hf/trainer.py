@@ -1,20 +1,21 @@
 """`Trainer` for both stages: own learning rate of the kernel weights, checkpoints that hold them, collapse."""
 
-import dataclasses
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import Trainer, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import PushInProgress
 
+from .averaging import WeightAverage
+from .distillation import SourceFeatures
 from .errors import CheckpointError, SettingsError
 from .export import push_export
 from .levers import HeadFirst, KernelAverage, StartingPoint, layer_scales, scale_learning_rates
@@ -22,70 +23,11 @@ from .metrics import bootstrap_intervals
 from .modeling_medmerge import MedMergeModel
 from .provenance import record_result, record_training
 from .resuming import checkpoint_problems, discard_incomplete, last_checkpoint, stopped_early
+from .source_networks import observed_features
+from .training_args import KERNEL_LEARNING_RATE
 
 
 logger = logging.getLogger(__name__)
-
-KERNEL_LEARNING_RATE = 1e-2
-
-
-@dataclasses.dataclass
-class MedMergeTrainingArguments(TrainingArguments):
-    """`TrainingArguments` plus what the merge stage adds.
-
-    Args:
-        kernel_learning_rate: of the kernel weights; `learning_rate` is the head's. They never decay.
-        kernel_average: decay of an exponential moving average of the kernel weights, which then is what evaluation,
-            checkpoints and the collapse see; 0 goes without.
-        kernel_delay: share of the merge stage's steps in which the head learns alone.
-        kernel_dropout: probability with which a kernel does without a source in a step of the merge stage.
-        kernel_pull: strength of a pull of the kernel weights towards the anchor ([`KernelWeights.pull`]).
-        kernel_pull_binary: pull them towards 0 or 1 instead, whichever is nearer.
-        layer_decay: of the learning rate from one layer to the one before it, in fine-tuning; 1 is one rate for all.
-        l2_sp: strength of a pull towards the weights that fine-tuning begins with (L2-SP, arXiv 1802.01483).
-        sync_batch_norm: BatchNorm statistics over all processes (GPUs only).
-    """
-
-    kernel_learning_rate: float = dataclasses.field(
-        default=KERNEL_LEARNING_RATE, metadata={"help": "Learning rate of the kernel weights (merge stage)."}
-    )
-    kernel_average: float = dataclasses.field(
-        default=0.0, metadata={"help": "Decay of a moving average of the kernel weights, e.g. 0.99; 0 goes without."}
-    )
-    kernel_delay: float = dataclasses.field(
-        default=0.0, metadata={"help": "Share of the merge stage in which the head learns alone."}
-    )
-    kernel_dropout: float = dataclasses.field(
-        default=0.0, metadata={"help": "Probability with which a kernel does without a source in a step."}
-    )
-    kernel_pull: float = dataclasses.field(
-        default=0.0, metadata={"help": "Strength of a pull of the kernel weights towards the anchor."}
-    )
-    kernel_pull_binary: bool = dataclasses.field(
-        default=False, metadata={"help": "Pull the kernel weights towards 0 or 1, whichever is nearer."}
-    )
-    layer_decay: float = dataclasses.field(
-        default=1.0, metadata={"help": "Of the learning rate, layer by layer towards the image (fine-tuning)."}
-    )
-    l2_sp: float = dataclasses.field(
-        default=0.0, metadata={"help": "Strength of a pull towards the merged weights (fine-tuning)."}
-    )
-    sync_batch_norm: bool = dataclasses.field(
-        default=False, metadata={"help": "BatchNorm statistics over all processes (GPUs only)."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("kernel_delay", "kernel_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SettingsError(f"{name}={getattr(self, name)} is a share: at least 0 and below 1.")
-        for name in ("kernel_pull", "l2_sp"):
-            if not getattr(self, name) >= 0:
-                raise SettingsError(f"{name}={getattr(self, name)} is a strength: at least 0.")
-        if not 0 < self.layer_decay <= 1:
-            raise SettingsError(f"layer_decay={self.layer_decay} is a factor: above 0 and at most 1.")
-        if not 0 <= self.kernel_average < 1:
-            raise SettingsError(f"kernel_average={self.kernel_average} is a decay: at least 0 and below 1.")
 
 
 class MedMergeTrainer(Trainer):
@@ -98,7 +40,7 @@ class MedMergeTrainer(Trainer):
 
     Example:
         >>> import timm
-        >>> from medmerge_hf import MedMergeModel
+        >>> from medmerge_hf import MedMergeModel, MedMergeTrainingArguments
         >>> model = MedMergeModel.from_sources([timm.create_model("test_resnet") for _ in range(2)], num_labels=2)
         >>> data = [{"pixel_values": torch.rand(3, 32, 32), "labels": i % 2} for i in range(8)]
         >>> args = MedMergeTrainingArguments(max_steps=1, use_cpu=True, disable_tqdm=True, save_strategy="no")
@@ -109,6 +51,8 @@ class MedMergeTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._start: StartingPoint | None = None
+        self._sources: SourceFeatures | None = None
+        self._average: WeightAverage | None = None
         model = self._plain_wrapper()
         if getattr(model, "merge", None) is None:
             return
@@ -122,6 +66,8 @@ class MedMergeTrainer(Trainer):
             self.add_callback(KernelAverage(decay))
         if share := getattr(self.args, "kernel_delay", 0.0):
             self.add_callback(HeadFirst(share))
+        if getattr(self.args, "kernel_distill", 0.0):
+            self._sources = SourceFeatures(model)
         model.merge.dropout = getattr(self.args, "kernel_dropout", 0.0)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -142,7 +88,12 @@ class MedMergeTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """As `Trainer`; while training with the pulls that the arguments ask for."""
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        distilling = self._sources if model.training else None
+        watching: AbstractContextManager[list[Tensor]] = observed_features(model) if distilling else nullcontext([])
+        with watching as seen:
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if distilling is not None:
+            loss = loss + self.args.kernel_distill * distilling.loss(seen[-1], inputs["pixel_values"])
         if model.training:
             merge = getattr(self._plain_wrapper(), "merge", None)
             if merge is not None and (strength := getattr(self.args, "kernel_pull", 0.0)):
@@ -169,6 +120,15 @@ class MedMergeTrainer(Trainer):
             yield
         finally:
             self.args.dataloader_drop_last = drop_last
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The averaged weights in their places, where `weight_average` asks for them."""
+        return nullcontext() if self._average is None else self._average.instead(self._plain_wrapper())
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer`, of the averaged weights where there are any."""
+        with self._averaged():
+            return super().evaluation_loop(*args, **kwargs)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """As `Trainer`, never without the last batch."""
@@ -197,14 +157,13 @@ class MedMergeTrainer(Trainer):
         if getattr(self.args, "sync_batch_norm", False) and self.args.world_size > 1:
             self._sync_batch_norm()
         max_steps = self.args.max_steps
-        wrapper = self._plain_wrapper()
-        if getattr(self.args, "l2_sp", 0.0) and isinstance(wrapper, MedMergeModel) and wrapper.stage == "finetune":
-            folder, resumed = Path(self.args.output_dir), bool(resume_from_checkpoint)
-            self._start = StartingPoint(wrapper.network, folder, resumed, self.args.should_save)
+        self._prepare_finetuning(resumed=bool(resume_from_checkpoint))
         if resume_from_checkpoint:
             resume_from_checkpoint = self._whole_checkpoint(resume_from_checkpoint)
             if (step := stopped_early(resume_from_checkpoint)) is not None:
                 self.args.max_steps = step
+            if self._average is not None:
+                self._average.resumed_from = Path(resume_from_checkpoint)
         try:
             output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         finally:
@@ -213,6 +172,16 @@ class MedMergeTrainer(Trainer):
         if isinstance(model, MedMergeModel):
             record_training(model.config, model.stage, self.args, self.state)
         return output
+
+    def _prepare_finetuning(self, resumed: bool) -> None:
+        wrapper = self._plain_wrapper()
+        if not isinstance(wrapper, MedMergeModel) or wrapper.stage != "finetune":
+            return
+        if getattr(self.args, "l2_sp", 0.0):
+            self._start = StartingPoint(wrapper.network, Path(self.args.output_dir), resumed, self.args.should_save)
+        if (decay := getattr(self.args, "weight_average", 0.0)) and self._average is None:
+            self._average = WeightAverage(decay)
+            self.add_callback(self._average)
 
     def _sync_batch_norm(self) -> None:
         if self.args.device.type != "cuda":
@@ -267,7 +236,7 @@ class MedMergeTrainer(Trainer):
         model: MedMergeModel = self._plain_wrapper()
         set_seed(self.args.seed)  # order and augmentation of these images must not depend on whether a run was resumed
         model.collapse(self.get_train_dataloader(), repair)
-        self.optimizer = self.lr_scheduler = None
+        self.optimizer = self.lr_scheduler = self._sources = None
         return model
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -278,8 +247,13 @@ class MedMergeTrainer(Trainer):
         if not self.args.should_save:
             return
         output_dir = output_dir if output_dir is not None else self.args.output_dir
-        trainable = model.merging and Path(output_dir).name.startswith(PREFIX_CHECKPOINT_DIR)
-        model.save_pretrained(output_dir, state_dict=state_dict, collapse=not trainable)
+        checkpoint = Path(output_dir).name.startswith(PREFIX_CHECKPOINT_DIR)
+        with self._averaged():
+            # A state dict that was taken before holds the weights themselves.
+            state_dict = None if self._average is not None else state_dict
+            model.save_pretrained(output_dir, state_dict=state_dict, collapse=not (model.merging and checkpoint))
+        if checkpoint and self._average is not None:
+            self._average.save_raw(model, output_dir)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
 

@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,39 +28,62 @@ from medmerge_hf.report import markdown_table
 
 
 RECORD, REPORT = Path("benchmarks/alignment.json"), Path("benchmarks/ALIGNMENT.md")
-CHECKPOINTS = "${MEDMERGE_DATA}/checkpoints/mobilenetv2/"
+CHECKPOINTS, TARGETS = "${MEDMERGE_DATA}/checkpoints/", "${MEDMERGE_DATA}/targets/"
 TENSORFLOW = {"bn_eps": 1e-3, "padding": "tf_same", "accept": True}
 SOURCES: list[Any] = [
-    {"id": CHECKPOINTS + "imagenet_torchvision.safetensors", "input": "imagenet"},
-    {"id": CHECKPOINTS + "fundus_odir.safetensors", "input": "imagenet"},
-    {"id": CHECKPOINTS + "imagenet_tf.safetensors", "input": "unit", "dialect": TENSORFLOW},
-    {"id": CHECKPOINTS + "face_eye_tf.safetensors", "input": "symmetric", "dialect": TENSORFLOW},
+    {"id": CHECKPOINTS + "mobilenetv2/imagenet_torchvision.safetensors", "input": "imagenet"},
+    {"id": CHECKPOINTS + "mobilenetv2/fundus_odir.safetensors", "input": "imagenet"},
+    {"id": CHECKPOINTS + "mobilenetv2/imagenet_tf.safetensors", "input": "unit", "dialect": TENSORFLOW},
+    {"id": CHECKPOINTS + "mobilenetv2/face_eye_tf.safetensors", "input": "symmetric", "dialect": TENSORFLOW},
 ]
 DEFAULTS: dict[str, Any] = {
     "architecture": "mobilenetv2_100",
-    "data": "${MEDMERGE_DATA}/targets/fundus_dr",
+    "data": TARGETS + "fundus_dr",
     "image_size": 64,
     "channels_last": True,
+}
+# What differs for the other networks.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mobilenetv2": {"sources": SOURCES},
+    "resnet18": {
+        "architecture": "resnet18",
+        "sources": [
+            {"id": f"{CHECKPOINTS}resnet18/{name}.safetensors", "input": "imagenet"}
+            for name in ("imagenet_omniart", "fundus_odir")
+        ],
+    },
+    "efficientnet_b0": {
+        "architecture": "efficientnet_b0",
+        "data": TARGETS + "blood_cells",
+        "sources": [
+            {"id": f"{CHECKPOINTS}efficientnet_b0/{name}.safetensors", "input": "imagenet"}
+            for name in ("mango_leaf_timm", "photo_vs_drawing_torchvision")
+        ],
+    },
 }
 STAGES = {
     "merge": {"num_train_epochs": 5, "learning_rate": 1e-3, "kernel_learning_rate": 1e-2},
     "finetune": {"num_train_epochs": 5, "learning_rate": 1e-4, "warmup_steps": 0.1},
 }
 ALIGNED = (None, "weights", "activations")
+CELL = ("network", "sources", "granularity", "align")
 
 
-def cells(granularities: Sequence[str], counts: Sequence[int]) -> list[dict[str, Any]]:
+def cells(network: str, granularities: Sequence[str], counts: Sequence[int]) -> list[dict[str, Any]]:
     """The settings that are compared."""
-    found = itertools.product(counts, granularities, ALIGNED)
-    return [{"sources": count, "granularity": grain, "align": align} for count, grain, align in found]
+    possible = [count for count in counts if count <= len(NETWORKS[network]["sources"])]
+    found = itertools.product(possible, granularities, ALIGNED)
+    return [{"network": network, "sources": s, "granularity": grain, "align": align} for s, grain, align in found]
 
 
 def run_one(cell: Mapping[str, Any], seed: int, given: Mapping[str, Any]) -> dict[str, float]:
     """One merge: macro F1 on test after each stage."""
     with tempfile.TemporaryDirectory() as folder:
         stages = {stage: {**STAGES[stage], **given.get(stage, {})} for stage in STAGES}
-        options = {**DEFAULTS, **given, **cell, **stages, "seed": seed, "output_dir": folder}
-        options["sources"] = SOURCES[: cell["sources"]]
+        network = NETWORKS[cell["network"]]
+        options = {**DEFAULTS, **network, **given, **stages, "seed": seed, "output_dir": folder}
+        options |= {"granularity": cell["granularity"], "align": cell["align"]}
+        options["sources"] = network["sources"][: cell["sources"]]
         settings = make_settings(options)
         target = load_data(settings)
         set_seed(seed)
@@ -79,33 +102,41 @@ def interval(values: Sequence[float]) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a cell; after both stages the paired difference to the same cell without alignment."""
-    cells = list(dict.fromkeys((row["sources"], row["granularity"], row["align"]) for row in rows))
-    scores = {(c, row["seed"]): row for row in rows for c in [(row["sources"], row["granularity"], row["align"])]}
+    scores = {(tuple(row[key] for key in CELL), row["seed"]): row for row in rows}
+    cells = list(dict.fromkeys(cell for cell, _ in scores))
     seeds = sorted({row["seed"] for row in rows})
     lines = []
     for cell in sorted(cells, key=str):
-        line = [str(cell[0]), cell[1], cell[2] or "off"]
+        line = [*map(str, cell[:-1]), cell[-1] or "off"]
         for stage in ("merged", "finetuned"):
             key = f"{stage}_test_macro_f1"
             line.append(interval([scores[cell, seed][key] for seed in seeds if (cell, seed) in scores]))
-            plain = (*cell[:2], None)
+            plain = (*cell[:-1], None)
             shared = [seed for seed in seeds if (cell, seed) in scores and (plain, seed) in scores]
             gains = [scores[cell, seed][key] - scores[plain, seed][key] for seed in shared]
-            line.append("-" if cell[2] is None else interval(gains))
+            line.append("-" if cell[-1] is None else interval(gains))
         lines.append([*line, str(sum((cell, seed) in scores for seed in seeds))])
-    header = ["sources", "granularity", "alignment", "after the merge stage", "paired to off", "fine-tuned"]
+    header = ["network", "sources", "granularity", "alignment", "after the merge stage", "paired to off", "fine-tuned"]
     return markdown_table([*header, "paired to off", "seeds"], lines)
+
+
+def several(given: dict[str, Any], name: str, default: Iterable[Any]) -> list[Any]:
+    """Take an option of one value or more out of what was given."""
+    value = given.pop(name, list(default))
+    return value if isinstance(value, list) else [value]
 
 
 def main() -> None:
     """Run what is missing and write the table."""
     given = read_options(sys.argv[1:])
-    seeds = [int(seed) for seed in given.pop("seeds", range(5))]
-    grains, counts = given.pop("granularities", ["layer", "filter"]), given.pop("counts", ["2", "3", "4"])
+    seeds = [int(seed) for seed in several(given, "seeds", range(5))]
+    counts = [int(count) for count in several(given, "counts", (2, 3, 4))]
+    grains, networks = several(given, "granularities", ["layer", "filter"]), several(given, "networks", NETWORKS)
     hf_logging.set_verbosity_error()
     datasets.disable_progress_bars()
     rows: list[dict[str, Any]] = json.loads(RECORD.read_text()) if RECORD.is_file() else []
-    for seed, cell in itertools.product(seeds, cells(grains, [int(count) for count in counts])):
+    chosen = [cell for network in networks for cell in cells(network, grains, counts)]
+    for seed, cell in itertools.product(seeds, chosen):
         place = {**cell, "seed": seed, "given": {k: v for k, v in given.items() if v}}
         if any(place.items() <= row.items() for row in rows):
             continue
@@ -114,9 +145,10 @@ def main() -> None:
         print(rows[-1], flush=True)
     machine = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, {platform.machine()}"
     text = f"# Alignment, granularity, number of sources\n\nPrinted by `recipes/benchmark_alignment.py` ({machine})."
-    data = "MobileNetV2 (torchvision ImageNet, then fundus, TF ImageNet, faces) -> fundus_dr"
-    size = "353 training images of 64 px, 5 + 5 epochs"
-    note = f"{data}, {size}; macro F1 on 150 test images, mean over seeds with its 95 % bootstrap interval."
+    data = "MobileNetV2 (torchvision ImageNet, then fundus, TF ImageNet, faces) and ResNet-18 (ImageNet, fundus) -> "
+    more = "fundus_dr (353 training images, 150 for the test); EfficientNet-B0 (mango leaves, drawings) -> blood_cells"
+    size = "(236, 101). 64 px, 5 + 5 epochs"
+    note = f"{data}{more} {size}; macro F1 on test, mean over seeds with its 95 % bootstrap interval."
     REPORT.write_text(f"{text} {note}\n\n{table(rows)}\n")
     print(table(rows))
 

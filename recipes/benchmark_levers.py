@@ -37,15 +37,18 @@ MERGE: dict[str, dict[str, Any]] = {
     "drop-out of sources 0.2": {"kernel_dropout": 0.2},
     "pull to the anchor": {"kernel_pull": 10.0},
     "pull to 0 or 1": {"kernel_pull": 10.0, "kernel_pull_binary": True},
-    "start from RegMean's estimate": {"estimate": True},
+    "start from RegMean's estimate": {"estimate": "regmean"},
+    "start from Fisher's estimate": {"estimate": "fisher"},
     "start from the middle": {"init": 0.5},
     "average of kernel weights 0.95": {"kernel_average": 0.95},
+    "distillation 1": {"kernel_distill": 1.0},
 }
 FINETUNE: dict[str, dict[str, Any]] = {
     "fine-tuning rate 3e-5": {"learning_rate": 3e-5},
     "layer decay 0.75": {"layer_decay": 0.75},
     "L2-SP 0.01": {"l2_sp": 0.01},
     "L2-SP 0.1": {"l2_sp": 0.1},
+    "average of all weights 0.95": {"weight_average": 0.95},
     "twice as long": {"num_train_epochs": 2 * STAGES["finetune"]["num_train_epochs"]},
 }
 

@@ -18,6 +18,7 @@ from medmerge_hf.errors import OutputDirError, SettingsError
 
 
 STAGES = ("merge", "finetune")
+ESTIMATES = ("regmean", "fisher")
 LISTS = ("sources", "include", "exclude", "freeze", "init", "crop_scale")
 # Options that are nobody else's.
 PRIVATE = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "report_to", "disable_tqdm")
@@ -69,8 +70,8 @@ class SourceArguments:
     freeze: list[str] = dataclasses.field(
         default_factory=list, metadata={"help": "Patterns of tensors whose kernel weights stay at init."}
     )
-    estimate: bool = dataclasses.field(
-        default=False, metadata={"help": "Start from RegMean's estimate of the kernel weights instead of init."}
+    estimate: str | None = dataclasses.field(
+        default=None, metadata={"help": "Start from an estimate of the kernel weights: regmean or fisher."}
     )
     align: str | None = dataclasses.field(
         default=None,
@@ -226,6 +227,8 @@ def make_settings(raw: Mapping[str, Any]) -> Settings:
     rest = {key: value for key, value in options.items() if key not in STAGES}
     source, data, run = _parse((SourceArguments, DataArguments, RunArguments), rest)
     source.sources = [read_source(text) for text in source.sources]
+    if source.estimate not in (None, *ESTIMATES):
+        raise SettingsError(f"--estimate {source.estimate} is not one of {', '.join(ESTIMATES)}.")
     for name, value in (("sources", source.sources), ("data", data.data), ("output_dir", run.output_dir)):
         if not value:
             raise SettingsError(f"--{name} is missing: give it in the YAML or on the command line.")

@@ -20,7 +20,7 @@ from settings import Settings, claim_output_dir, make_settings, read_options, re
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
-from medmerge_hf import MedMergeModel, MedMergeTrainer, init_by_regression, single_source_model
+from medmerge_hf import MedMergeModel, MedMergeTrainer, init_by_fisher, init_by_regression, single_source_model
 from medmerge_hf.baselines import freeze_backbone
 from medmerge_hf.data import Pixels, load_target
 from medmerge_hf.errors import MedMergeError
@@ -66,11 +66,12 @@ def make_model(settings: Settings, target: Any) -> MedMergeModel:
         exclude=settings.source.exclude,
         freeze=settings.source.freeze,
     )
-    if method := settings.source.align:
-        given = None if method == "weights" else target_images(model, target, settings.run.seed)
-        model.align(method, given, settings.source.align_jointly)  # type: ignore[arg-type]
-    if settings.source.estimate:
-        init_by_regression(model, target_images(model, target, settings.run.seed))
+    if align := settings.source.align:
+        given = None if align == "weights" else target_images(model, target, settings.run.seed)
+        model.align(align, given, settings.source.align_jointly)  # type: ignore[arg-type]
+    if method := settings.source.estimate:
+        estimate = init_by_regression if method == "regmean" else init_by_fisher
+        estimate(model, target_images(model, target, settings.run.seed))
     return model
 
 

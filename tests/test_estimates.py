@@ -1,10 +1,12 @@
+from collections import OrderedDict
+
 import pytest
 import torch
 from conftest import network
 
-from medmerge_hf import MedMergeModel, init_by_regression
+from medmerge_hf import MedMergeModel, init_by_fisher, init_by_regression
 from medmerge_hf.errors import SettingsError, StateError
-from medmerge_hf.estimates import solve_kernel_weights
+from medmerge_hf.estimates import DRAWS, _information, solve_kernel_weights
 
 
 def test_the_weights_minimise_regmeans_objective():
@@ -50,3 +52,32 @@ def test_what_cannot_be_estimated_is_refused(model):
     layered = MedMergeModel.from_sources([network(0), network(1)], num_labels=2, granularity="layer")
     with pytest.raises(SettingsError, match="an output filter"):
         init_by_regression(layered, [torch.rand(1, 3, 32, 32)])
+
+
+@pytest.mark.parametrize("granularity", ["model", "layer", "filter", "element"])
+def test_a_source_whose_features_depend_on_a_kernel_gets_it(granularity):
+    anchor, other = network(0), network(1)
+    with torch.no_grad():
+        for source in (anchor, other):
+            source.layer3[0].bn3.weight.fill_(1.0)
+        other.layer3[0].conv2.weight.zero_()  # nothing depends on what this layer is given
+    model = MedMergeModel.from_sources([anchor, other], num_labels=2, image_size=32, granularity=granularity)
+    init_by_fisher(model, [torch.rand(8, 3, 32, 32)])
+    weights = model.merge.split(model.merge.source_bias)
+    assert all(float(part.min()) >= 0 and float(part.max()) <= 1 for part in weights.values())
+    if granularity != "model":
+        # Where neither source depends on a kernel both have the same share.
+        assert float(weights["layer3.0.conv1.weight"].min()) == 0
+        assert float(weights["layer3.0.conv1.weight"].mean()) < 0.3
+        assert 0 < float(weights["layer3.0.conv2.weight"].mean()) < 1
+
+
+def test_fisher_information_is_that_of_the_gradients():
+    torch.manual_seed(0)
+    backbone = torch.nn.Linear(2, 3, bias=False)
+    layer = torch.nn.Sequential(OrderedDict(backbone=backbone, head=torch.nn.Linear(3, 1)))
+    layer.base_model_prefix = "backbone"
+    images = torch.randn(64, 2)
+    found = _information(layer, ["weight"], [images] * 20)["weight"]
+    expected = images.square().sum(0) / backbone(images).detach().var() * DRAWS * 20
+    assert torch.allclose(found, expected.expand(3, 2), rtol=0.5)

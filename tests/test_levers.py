@@ -1,19 +1,23 @@
 import pytest
 import torch
 from conftest import network
+from safetensors.torch import load_file
 from transformers import ResNetConfig, ResNetForImageClassification, TrainerCallback
 
 from medmerge_hf import MedMergeModel, MedMergeTrainer, MedMergeTrainingArguments
+from medmerge_hf.averaging import RAW
+from medmerge_hf.distillation import SourceFeatures, linear_cka
 from medmerge_hf.errors import SettingsError
 from medmerge_hf.levers import START, StartingPoint, layer_scales
+from medmerge_hf.source_networks import observed_features
 
 
 DATA = [{"pixel_values": torch.rand(3, 32, 32), "labels": i % 2} for i in range(16)]
 
 
-def train(model, folder, steps=4, resume=None, **kwargs):
+def train(model, folder, steps=4, resume=None, batch=4, **kwargs):
     args = MedMergeTrainingArguments(
-        str(folder), max_steps=steps, per_device_train_batch_size=4, use_cpu=True, disable_tqdm=True, **kwargs
+        str(folder), max_steps=steps, per_device_train_batch_size=batch, use_cpu=True, disable_tqdm=True, **kwargs
     )
     trainer = MedMergeTrainer(model=model, args=args, train_dataset=DATA)
     trainer.train(resume_from_checkpoint=resume)
@@ -116,9 +120,66 @@ def test_a_resumed_run_is_drawn_to_where_it_began(tmp_path):
     assert float(again.distance()) == pytest.approx(0.5 * model.network.timm_model.conv1[0].weight.numel(), rel=1e-3)
 
 
+def test_distillation_keeps_the_sources_view_of_the_images(tmp_path):
+    images = torch.stack([row["pixel_values"] for row in DATA])
+
+    def apart(model):
+        with torch.no_grad(), observed_features(model) as seen:
+            model.train()(images)
+        return float(SourceFeatures(model).loss(seen[-1], images))
+
+    plain, held = merging(init=0.5), merging(init=0.5)
+    start = apart(plain)
+    args = {"steps": 15, "batch": 16, "kernel_learning_rate": 0.02, "save_strategy": "no"}
+    train(plain, tmp_path / "plain", **args)
+    train(held, tmp_path / "held", kernel_distill=100.0, **args)
+    assert apart(held) < start
+    assert apart(held) < apart(plain)
+
+
+def test_cka_knows_no_rotation_and_no_scale():
+    torch.manual_seed(0)
+    features, others = torch.randn(32, 8), torch.randn(32, 8)
+    rotation = torch.linalg.qr(torch.randn(8, 8))[0]
+    assert float(linear_cka(features, 5 * features @ rotation + 1)) == pytest.approx(1.0, abs=1e-5)
+    assert float(linear_cka(features, others)) < 0.6
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(tmp_path):
+    model = merging().collapse()
+    before = model.network.timm_model.fc.weight.detach().clone()
+    trainer = train(
+        model, tmp_path, steps=4, learning_rate=1e-2, lr_scheduler_type="constant", weight_average=0.9, save_steps=4
+    )
+    raw = load_file(tmp_path / "checkpoint-4" / RAW)["network.timm_model.fc.weight"]
+    kept = load_file(tmp_path / "checkpoint-4" / "model.safetensors")["fc.weight"]
+    assert torch.equal(model.network.timm_model.fc.weight, kept)
+    assert 0 < float((kept - before).norm()) < float((raw - before).norm())
+    assert trainer.evaluate(DATA)["eval_loss"] > 0
+
+
+def test_a_resumed_average_ends_where_an_uninterrupted_one_does(tmp_path):
+    args = {"learning_rate": 1e-2, "weight_average": 0.9, "save_steps": 4, "lr_scheduler_type": "constant"}
+    whole, half = merging().collapse(), merging().collapse()
+    train(whole, tmp_path / "whole", steps=8, **args)
+    train(half, tmp_path / "half", steps=4, **args)
+    again = MedMergeModel.from_pretrained(tmp_path / "half" / "checkpoint-4")
+    train(again, tmp_path / "half", steps=8, resume=True, **args)
+    for one, other in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"kernel_delay": 1.0}, {"kernel_dropout": -0.1}, {"kernel_pull": -1.0}, {"layer_decay": 0.0}, {"l2_sp": -1.0}],
+    [
+        {"kernel_delay": 1.0},
+        {"kernel_dropout": -0.1},
+        {"kernel_pull": -1.0},
+        {"layer_decay": 0.0},
+        {"l2_sp": -1.0},
+        {"weight_average": 1.0},
+        {"kernel_distill": -1.0},
+    ],
 )
 def test_levers_out_of_range_are_refused(wrong, tmp_path):
     with pytest.raises(SettingsError, match=next(iter(wrong))):
