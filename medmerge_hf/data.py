@@ -48,6 +48,7 @@ def load_target(
     label_column: str = "label",
     validation_fraction: float = 0.2,
     test_fraction: float = 0.0,
+    label_fraction: float = 1.0,
     skip_unreadable: bool = False,
     seed: int = 0,
 ) -> Target:
@@ -62,6 +63,8 @@ def load_target(
         label_column: its column of class indices or names.
         validation_fraction: share of the training images to split off, by class, where there is no validation split.
         test_fraction: likewise for the test split; 0 goes without.
+        label_fraction: share of each class's training and validation images that is used (at least one of each), for
+            label-efficiency curves; the test split stays whole.
         skip_unreadable: leave unreadable images out, each named in a warning, instead of raising.
         seed: of the splits made here.
 
@@ -94,6 +97,10 @@ def load_target(
             f"{data!r} has no validation split and validation_fraction is 0: the best model is chosen on one."
         )
     _check_labels(target, data)
+    if not 0 < label_fraction <= 1:
+        raise DataError(f"label_fraction={label_fraction} is a share of the labels: above 0 and at most 1.")
+    for split in ("train", "validation") if label_fraction < 1 else ():
+        target[split] = _few_labels(target[split], label_fraction, seed)
     origin.update(target)
     return origin
 
@@ -214,6 +221,16 @@ def _split_off(target: datasets.DatasetDict, split: str, fraction: float, seed: 
     except ValueError as error:
         raise DataError(f"No {split} split can be taken from the training images by class ({error}).") from error
     return datasets.DatasetDict({**target, "train": parts["train"], split: parts["test"]})
+
+
+def _few_labels(rows: datasets.Dataset, fraction: float, seed: int) -> datasets.Dataset:
+    """A share of each class, drawn at random."""
+    labels, random = np.asarray(rows["label"]), np.random.default_rng(seed)
+    kept = []
+    for label in np.unique(labels):
+        places = random.permutation(np.flatnonzero(labels == label))
+        kept += places[: max(1, round(fraction * len(places)))].tolist()
+    return rows.select(sorted(kept))
 
 
 def _check_labels(target: datasets.DatasetDict, data: str) -> None:

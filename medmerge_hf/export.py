@@ -28,6 +28,8 @@ from .report import plot_kernel_weights
 
 logger = logging.getLogger(__name__)
 
+LOGIT_TOLERANCE = 1e-3
+
 # In a folder of its own: timm up to 1.0.27 does not read a folder with two safetensors files at its top.
 MERGE_CONFIG = "medmerge/config.json"
 MERGE_STATE = "medmerge/state.safetensors"
@@ -265,7 +267,8 @@ def verify_export(network: Any, folder: Path) -> None:
     was_training = network.training
     logits, again = network.eval()(images).logits, reloaded.eval()(images).logits
     network.train(was_training)
-    if not torch.allclose(logits, again, rtol=1e-4, atol=1e-5):
-        raise ExportError(
-            f"The export computes other logits (by {(logits - again).abs().max():.2g}); nothing was saved."
-        )
+    # The weights are equal bit by bit. What is left is the order of sums (a channels-last network has its own), which
+    # matters as much as the largest logit is large.
+    difference, scale = float((logits - again).abs().max()), max(1.0, float(logits.abs().max()))
+    if not difference < LOGIT_TOLERANCE * scale:
+        raise ExportError(f"The export computes other logits (by {difference:.2g} of {scale:.2g}); nothing was saved.")

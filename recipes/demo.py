@@ -20,10 +20,9 @@ import datasets
 import numpy as np
 import timm
 import torch
-from compare import MERGE, run_one, stage_scores
 from phantoms import TASKS, write_task
 from settings import make_settings
-from train import evaluate, label_names, load_data, make_trainer, run
+from train import evaluate, label_names, load_data, lp_ft, make_single, make_trainer, run
 from transformers import pipeline, set_seed
 from transformers.utils import logging as hf_logging
 
@@ -73,19 +72,24 @@ def train_source(task: str, seed: int, folder: Path, out: Path) -> float:
     return evaluate(trainer, target, "source")["source_validation_macro_f1"]
 
 
-def compare_methods(folder: Path, out: Path) -> list[dict[str, Any]]:
-    """Each source alone and their merge, every seed, the same number of steps."""
+def compare_methods(folder: Path, out: Path) -> dict[str, dict[str, list[float]]]:
+    """Each source alone and their merge, every seed, the same number of steps: method -> stage -> macro F1 on test."""
     sources = [str(out / task) for task in SOURCES]
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[str, dict[str, float]]] = []
     for seed in SEEDS:
         place = {"data": str(folder / TARGET), "output_dir": str(out / f"merged_seed{seed}"), "seed": seed}
         settings = make_settings({**OPTIONS, **place, "sources": sources})
         target = load_data(settings)
         for source in sources:
-            rows.append({"method": source, **run_one(source, settings, target)})
+            set_seed(seed)
+            rows.append((f"{Path(source).name} alone", lp_ft(make_single(source, settings, target), target, settings)))
             shutil.rmtree(settings.run.output_dir)
-        rows.append({"method": MERGE, **run(settings)})
-    return rows
+        rows.append(("MedMerge", run(settings)))
+    scores: dict[str, dict[str, list[float]]] = {}
+    for method, figures in rows:
+        for stage, key in (("after stage 1", "merged"), ("fine-tuned", "finetuned")):
+            scores.setdefault(method, {}).setdefault(stage, []).append(figures[f"{key}_test_macro_f1"])
+    return scores
 
 
 def check_export(export: Path, folder: Path) -> str:
@@ -153,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"Target {TARGET!r}, 48 labelled images: {len(SEEDS)} seeds, each source alone and the merge ...", flush=True
     )
     with redirect_stdout(StringIO()):
-        scores = stage_scores(compare_methods(folder, out), "test")
+        scores = compare_methods(folder, out)
     draw_figure(scores, folder, out / "demo.png")
     print(f"\n{table(scores)}\n\nMean and standard deviation over seeds; the same number of steps for every method.")
     print(check_export(out / f"merged_seed{SEEDS[-1]}", folder))

@@ -97,6 +97,9 @@ class DataArguments:
         default=0.2, metadata={"help": "Share of the training images for validation, where no such split exists."}
     )
     test_fraction: float = dataclasses.field(default=0.0, metadata={"help": "Likewise for the test split."})
+    label_fraction: float = dataclasses.field(
+        default=1.0, metadata={"help": "Share of the training and validation images that is used."}
+    )
     skip_unreadable: bool = dataclasses.field(default=False, metadata={"help": "Leave unreadable images out."})
     image_size: int | None = dataclasses.field(default=None, metadata={"help": "Pixels; by default the anchor's own."})
     crop_scale: list[float] = dataclasses.field(

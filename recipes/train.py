@@ -42,6 +42,7 @@ def load_data(settings: Settings) -> Any:
         label_column=d.label_column,
         validation_fraction=d.validation_fraction,
         test_fraction=d.test_fraction,
+        label_fraction=d.label_fraction,
         skip_unreadable=d.skip_unreadable,
         seed=settings.run.seed,
     )
@@ -99,6 +100,11 @@ def make_trainer(model: MedMergeModel, target: Any, settings: Settings, args: Tr
     )
 
 
+def eval_transform(model: Any) -> Any:
+    """Image -> tensor, as a model is evaluated."""
+    return resolve_preprocessing(model).eval_transform
+
+
 def evaluate(trainer: MedMergeTrainer, target: Any, prefix: str, record: int = 0) -> dict[str, float]:
     """Metrics on validation and test, as `<prefix>_<split>_<metric>`.
 
@@ -109,7 +115,7 @@ def evaluate(trainer: MedMergeTrainer, target: Any, prefix: str, record: int = 0
         record: note those on test (or validation, where there is no test split) for the model card, with intervals
             from so many resamples.
     """
-    transform = resolve_preprocessing(trainer.model).eval_transform
+    transform = eval_transform(trainer.model)
     figures: dict[str, float] = {}
     for split in ("validation", "test"):
         if split in target:

@@ -1,0 +1,167 @@
+"""The report of a comparison: rows of runs in, tables and pictures out."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .paired import Gain, paired_gain
+from .report import markdown_table, mean_and_spread
+
+
+BEST_SOURCE = "best single source"
+OURS = "MedMerge"
+FIGURES = {
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "sensitivity": "sensitivity at specificity 0.9",
+    "qwk": "QWK",
+    "ece": "ECE",
+    "brier": "Brier",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One run.
+
+    Attributes:
+        setting: which target and sources.
+        method: what was done.
+        seed: of the run.
+        scores: on test.
+        validation: on validation.
+        notes: of the run.
+        probabilities: `[N, K]` on test.
+        labels: `[N]`.
+    """
+
+    setting: str
+    method: str
+    seed: int
+    scores: dict[str, float]
+    validation: dict[str, float]
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    probabilities: Any = None
+    labels: Any = None
+
+    def renamed(self, method: str, **notes: Any) -> "Row":
+        """The same run as another method."""
+        return dataclasses.replace(self, method=method, notes={**self.notes, **notes})
+
+
+def gains(
+    rows: Sequence[Row],
+    method: str,
+    figure: str = "macro_f1",
+    reference: str = BEST_SOURCE,
+    setting: str | None = None,
+) -> Gain | None:
+    """Paired gain of a method over a reference.
+
+    Args:
+        rows: of a comparison.
+        method: whose.
+        figure: of the scores.
+        reference: the other method.
+        setting: one alone; by default all, each counting the same.
+
+    Returns:
+        The gain; `None` where the two share no run.
+    """
+    chosen = [row for row in rows if setting in (None, row.setting)]
+    theirs = {(row.setting, row.seed): row.scores[figure] for row in chosen if row.method == reference}
+    pairs = [
+        (row.scores[figure], theirs[row.setting, row.seed], row.setting)
+        for row in chosen
+        if row.method == method and (row.setting, row.seed) in theirs
+    ]
+    if not pairs:
+        return None
+    ours, other, settings = zip(*pairs, strict=True)
+    return paired_gain(ours, other, settings)
+
+
+def methods_of(rows: Sequence[Row], setting: str | None = None) -> list[str]:
+    """Methods in the order of the rows."""
+    return list(dict.fromkeys(row.method for row in rows if setting in (None, row.setting)))
+
+
+def settings_in(rows: Sequence[Row]) -> list[str]:
+    """Settings in the order of the rows."""
+    return list(dict.fromkeys(row.setting for row in rows))
+
+
+def overall_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """A line a method that all settings may have: paired gain over the best single source."""
+    header = ["method", "macro F1 - best single source (95 % interval)", "wins/ties/losses", "settings", "runs"]
+    lines = []
+    shared = [method for method in methods_of(rows) if ", " not in method and method != BEST_SOURCE]
+    for method in shared:
+        gain = gains(rows, method)
+        if gain is not None:
+            own = [row for row in rows if row.method == method]
+            runs = gain.wins + gain.ties + gain.losses
+            lines.append([method, str(gain), gain.record, str(len(settings_in(own))), str(runs)])
+    return header, lines
+
+
+def setting_table(rows: Sequence[Row], setting: str) -> tuple[list[str], list[list[str]]]:
+    """A line a method: mean and spread of every figure over seeds, and the paired gain."""
+    own = [row for row in rows if row.setting == setting]
+    figures = [figure for figure in FIGURES if figure in own[0].scores]
+    header = ["method", *(FIGURES[figure] for figure in figures), "paired gain in macro F1", "seeds"]
+    lines = []
+    for method in methods_of(own):
+        runs = [row for row in own if row.method == method]
+        gain = gains(own, method) if method != BEST_SOURCE else None
+        spread = [mean_and_spread([row.scores[figure] for row in runs]) for figure in figures]
+        lines.append([method, *spread, "-" if gain is None else str(gain), str(len(runs))])
+    return header, lines
+
+
+def summary_table(rows: Sequence[Row], method: str) -> tuple[list[str], list[list[str]]]:
+    """A line a setting: a method beside the best single source."""
+    header = ["setting", BEST_SOURCE, method, "paired gain (95 % interval)", "wins/ties/losses"]
+    lines = []
+    for setting in settings_in(rows):
+        gain = gains(rows, method, setting=setting)
+        if gain is None:
+            continue
+        means = [
+            mean_and_spread([row.scores["macro_f1"] for row in rows if (row.setting, row.method) == (setting, name)])
+            for name in (BEST_SOURCE, method)
+        ]
+        lines.append([setting, *means, str(gain), gain.record])
+    return header, lines
+
+
+def write_csv(rows: Sequence[Row], file: Path) -> None:
+    """All runs, a line each."""
+    import pandas as pd
+
+    columns = [{"setting": r.setting, "method": r.method, "seed": r.seed, **r.scores} for r in rows]
+    pd.DataFrame(columns).to_csv(file, index=False)
+
+
+def write_report(rows: Sequence[Row], folder: Path) -> str:
+    """Write the tables of a comparison.
+
+    Args:
+        rows: of finished runs.
+        folder: where to.
+
+    Returns:
+        The Markdown.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = ["## All settings", markdown_table(*overall_table(rows))]
+    for method in (method for method in methods_of(rows) if method.startswith(OURS)):
+        parts += [f"## {method}, setting by setting", markdown_table(*summary_table(rows, method))]
+    for setting in settings_in(rows):
+        parts += [f"## {setting}", markdown_table(*setting_table(rows, setting))]
+    text = "\n\n".join(parts)
+    (folder / "comparison.md").write_text(text + "\n")
+    write_csv(rows, folder / "comparison.csv")
+    return text

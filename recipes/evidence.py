@@ -1,0 +1,51 @@
+"""From finished runs to rows: one a setting, method and seed, with all figures; what is missing is left out."""
+
+from typing import Any
+
+from jobs import Plan, Setting, source_name
+from methods import EACH
+
+from medmerge_hf.comparison import BEST_SOURCE, Row
+
+
+def collect(plan: Plan) -> list[Row]:
+    """Rows of everything that is finished.
+
+    The row `best single source` of a seed is that of the source and method (fine-tuned, LP-FT or WiSE-FT) with the
+    highest macro F1 on validation.
+    """
+    rows: list[Row] = []
+    for setting in plan.settings:
+        for seed in plan.seeds:
+            singles = [
+                row
+                for source in setting.sources()
+                for method in EACH
+                if (row := _row(plan, setting, method, seed, source)) is not None
+            ]
+            rows += singles
+            if len(singles) == len(setting.sources()) * len(EACH):
+                best = max(singles, key=lambda row: row.validation["macro_f1"])
+                rows.append(best.renamed(BEST_SOURCE, chosen=best.method))
+            rows += [row for m in plan.methods() if (row := _row(plan, setting, m, seed)) is not None]
+    return rows
+
+
+def _row(plan: Plan, setting: Setting, method: str, seed: int, source: Any = None) -> Row | None:
+    key = plan.key(setting, method, seed, source)
+    if not plan.runs.has(key):
+        return None
+    outcome = plan.runs.load(key)
+    name = method if source is None else f"{source_name(source)}, {method}"
+    split = "test" if "test" in outcome.labels else "validation"
+    scores = {part: outcome.scores(part, setting.ordered) for part in outcome.labels}
+    return Row(
+        setting.name,
+        name,
+        seed,
+        scores[split],
+        scores["validation"],
+        outcome.notes,
+        outcome.probabilities[split],
+        outcome.labels[split],
+    )

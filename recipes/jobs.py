@@ -1,0 +1,213 @@
+"""What a comparison has to run: targets x merges x methods x seeds, in an order in which nothing waits for itself."""
+
+import contextlib
+import dataclasses
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from methods import ALL, EACH, SOUPS, Job, validation_f1
+from runs import Outcome, Runs
+from settings import STAGES, Settings, make_settings
+from train import load_data
+
+from medmerge_hf.errors import SettingsError
+from medmerge_hf.report import short_name
+
+
+logger = logging.getLogger(__name__)
+
+SECTION = "compare"
+BEST = "MedMerge (best)"
+RATES = {"merge": (3e-4, 3e-3), "finetune": (3e-5, 1e-3)}  # that trials draw learning rates from
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One target with one list of sources, and the options of both."""
+
+    target: str
+    merge: str
+    options: dict[str, Any]
+    ordered: bool = False
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return " <- ".join(part for part in (self.target, self.merge) if part)
+
+    def sources(self) -> list[Any]:
+        """As the options name them."""
+        return list(self.options["sources"])
+
+
+def overlay(options: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with others on top; what is below a stage is put on top there."""
+    stages = {stage: {**(options.get(stage) or {}), **(patch.get(stage) or {})} for stage in STAGES}
+    return {**options, **patch, **stages}
+
+
+def settings_of(options: Mapping[str, Any]) -> list[Setting]:
+    """Every target with every merge of a config; one of each where it has no section `compare`."""
+    section = options.get(SECTION) or {}
+    shared = {key: value for key, value in options.items() if key not in (SECTION, "output_dir")}
+    found = []
+    for target, data in (section.get("targets") or {"": {}}).items():
+        for merge, sources in (section.get("merges") or {"": {}}).items():
+            if target in sources.get("skip", ()):
+                continue
+            own = {key: value for key, value in {**data, **sources}.items() if key not in ("skip", "ordered")}
+            ordered = bool(data.get("ordered", section.get("ordered", False)))
+            found.append(Setting(target, merge, overlay(shared, own), ordered))
+    return found
+
+
+def source_name(source: Any) -> str:
+    """What tables call a source."""
+    return short_name(source if isinstance(source, str) else source["id"])
+
+
+@dataclasses.dataclass
+class Plan:
+    """A comparison's settings, seeds and folder.
+
+    Attributes:
+        options: of the config and command line.
+        seeds: one run each.
+        runs: where they are kept.
+        trials: learning rates that every method may try, the best on validation counts; 1 takes those of the config.
+    """
+
+    options: dict[str, Any]
+    seeds: Sequence[int]
+    runs: Runs
+    trials: int = 1
+
+    @property
+    def settings(self) -> list[Setting]:
+        """Targets x merges."""
+        return settings_of(self.options)
+
+    def methods(self) -> list[str]:
+        """Of all sources, as the config chooses them."""
+        chosen = (self.options.get(SECTION) or {}).get("methods") or list(ALL)
+        unknown = set(chosen) - set(ALL)
+        if unknown:
+            raise SettingsError(f"Unknown methods {sorted(unknown)}; there are {', '.join(ALL)}.")
+        return list(chosen)
+
+    def key(self, setting: Setting, method: str, seed: int, source: Any = None) -> dict[str, Any]:
+        """The settings that make a run what it is."""
+        options = {k: v for k, v in setting.options.items() if k != "disable_tqdm"}
+        if source is not None:
+            options["sources"] = [source]
+        if method == BEST:
+            options = overlay(options, (self.options.get(SECTION) or {}).get("best") or {})
+        return {"method": method, "seed": seed, "options": options, "trials": self.trials}
+
+    def groups(self) -> Iterator[tuple[int, str]]:
+        """(seed, target): what one worker does in one go."""
+        for seed in self.seeds:
+            for target in dict.fromkeys(setting.target for setting in self.settings):
+                yield seed, target
+
+
+def run_group(plan: Plan, seed: int, target: str) -> None:
+    """Everything of one target and seed that is not done yet."""
+    loaded: dict[str, Any] = {}
+    for setting in (s for s in plan.settings if s.target == target):
+        for source in setting.sources():
+            for method in EACH:
+                _once(plan, setting, method, seed, loaded, source)
+        for method in plan.methods():
+            if method == "SLERP" and len(setting.sources()) != 2:
+                continue
+            _once(plan, setting, method, seed, loaded)
+
+
+def _once(plan: Plan, setting: Setting, method: str, seed: int, loaded: dict[str, Any], source: Any = None) -> None:
+    key = plan.key(setting, method, seed, source)
+    if plan.runs.has(key):
+        return
+    start = time.perf_counter()
+    outcome = _tuned(plan, setting, method, key, loaded, source)
+    seconds = time.perf_counter() - start
+    plan.runs.save(key, outcome, seconds)
+    what = method if source is None else f"{source_name(source)}, {method}"
+    logger.warning("%s: %s, seed %d: %.3f, %.0f s", setting.name, what, seed, validation_f1(outcome), seconds)
+
+
+def _tuned(
+    plan: Plan, setting: Setting, method: str, key: Mapping[str, Any], loaded: dict[str, Any], source: Any
+) -> Outcome:
+    """The best on validation of as many learning rates as every method may try."""
+    if plan.trials == 1 or method in SOUPS or method == "WiSE-FT":  # they train nothing themselves
+        return _run(plan, setting, method, key["options"], key["seed"], loaded, source)
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    outcomes = {}
+
+    def objective(trial: Any) -> float:
+        rates = {s: {"learning_rate": trial.suggest_float(s, *RATES[s], log=True)} for s in STAGES}
+        options = overlay(key["options"], rates)
+        outcomes[trial.number] = _run(plan, setting, method, options, key["seed"], loaded, source)
+        outcomes[trial.number].notes["rates"] = trial.params
+        return validation_f1(outcomes[trial.number])
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.QMCSampler(seed=key["seed"]))
+    study.optimize(objective, n_trials=plan.trials)
+    return outcomes[study.best_trial.number]
+
+
+def _run(
+    plan: Plan,
+    setting: Setting,
+    method: str,
+    options: Mapping[str, Any],
+    seed: int,
+    loaded: dict[str, Any],
+    source: Any,
+) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = make_settings({**options, "seed": seed, "output_dir": folder, "disable_tqdm": None})
+        job = Job(settings, _target(loaded, settings, setting.target))
+        if method in SOUPS:
+            keys = [plan.key(setting, "fine-tuned", seed, source) for source in setting.sources()]
+            job.tuned = [plan.runs.load(key, states=True) for key in keys]
+        if method == "WiSE-FT":
+            job.stages = plan.runs.load(plan.key(setting, "LP-FT", seed, source), states=True)
+        with contextlib.redirect_stdout(None):
+            return (EACH if source is not None else ALL)[method](job)
+
+
+def _target(loaded: dict[str, Any], settings: Settings, name: str) -> Any:
+    """A target, read once for all methods."""
+    if name not in loaded:
+        loaded[name] = load_data(settings)
+    return loaded[name]
+
+
+def run_everything(plan: Plan, workers: int | None = None) -> None:
+    """Run what is missing: one after the other, or spread by Ray.
+
+    Args:
+        plan: of the comparison.
+        workers: processes of one CPU core (and, on machines that have them, an equal share of the GPUs); `None` stays
+            in this process.
+    """
+    if workers is None:
+        for seed, target in plan.groups():
+            run_group(plan, seed, target)
+        return
+    import ray
+
+    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=True)
+    gpus = ray.cluster_resources().get("GPU", 0) / workers
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(run_group)
+    waiting = [remote.remote(plan, seed, target) for seed, target in plan.groups()]
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        ray.get(done)

@@ -1,0 +1,237 @@
+"""The methods of a comparison, each from sources to predictions with the same data, transforms and steps.
+
+A budget is the epochs of both stages together. What has one stage gets them all in it.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from runs import Outcome
+from settings import Settings
+from train import eval_transform, make_model, make_single, make_trainer, target_images
+from transformers import set_seed
+
+from medmerge_hf import MedMergeModel, MedMergeTrainer
+from medmerge_hf.baselines import collapse_to, freeze_backbone, regmean_sources, slerp_sources
+from medmerge_hf.data import Pixels
+from medmerge_hf.metrics import softmax
+from medmerge_hf.scores import all_scores
+from medmerge_hf.soups import average, even, greedy_soup, learned_soup
+
+
+SHARES = (0.25, 0.5, 0.75)
+IMAGES = 128  # of the target, for estimates and statistics
+State = dict[str, torch.Tensor]
+
+
+@dataclasses.dataclass
+class Job:
+    """One method on one target with one seed.
+
+    Attributes:
+        settings: of the run; a method of a single source finds that one alone in them.
+        target: the data set.
+        tuned: outcomes of fine-tuning each source alone, for soups.
+        stages: outcome of LP-FT, for WiSE-FT.
+    """
+
+    settings: Settings
+    target: Any
+    tuned: Sequence[Outcome] = ()
+    stages: Outcome | None = None
+
+    def trainer(self, model: MedMergeModel, stage: str) -> MedMergeTrainer:
+        """For `merge`, `finetune`, or `both` with the epochs of both."""
+        settings = self.settings
+        args = settings.merge if stage == "merge" else settings.finetune
+        if stage == "both":
+            epochs = settings.merge.num_train_epochs + settings.finetune.num_train_epochs
+            args = copy.copy(args)
+            args.num_train_epochs = epochs
+        set_seed(settings.run.seed)
+        return make_trainer(model, self.target, settings, args)
+
+    def images(self, model: MedMergeModel) -> list[torch.Tensor]:
+        """Batches of training images without augmentation."""
+        batches = list(target_images(model, self.target, self.settings.run.seed))
+        return batches[: max(1, IMAGES // len(batches[0]))]
+
+    def outcome(self, trainer: MedMergeTrainer, states: Mapping[str, State] | None = None, **notes: Any) -> Outcome:
+        """What a trained model predicts."""
+        transform = eval_transform(trainer.model)
+        splits = [split for split in ("validation", "test") if split in self.target]
+        found = {split: trainer.predict(Pixels(self.target[split], transform)) for split in splits}
+        probabilities = {split: softmax(output.predictions) for split, output in found.items()}
+        labels = {split: np.asarray(output.label_ids) for split, output in found.items()}
+        return Outcome(probabilities, labels, dict(states or {}), notes)
+
+    def of_state(self, state: State, **notes: Any) -> Outcome:
+        """What given weights predict, BatchNorm statistics re-estimated on training images."""
+        from medmerge_hf.normalization import recalibrate_batch_norm
+
+        model = self.single()
+        model.network.load_state_dict(state)
+        recalibrate_batch_norm(model.network, self.images(model))
+        return self.outcome(self.trainer(model, "finetune"), **notes)
+
+    def single(self) -> MedMergeModel:
+        """The first source with a new head."""
+        set_seed(self.settings.run.seed)
+        return make_single(self.settings.source.sources[0], self.settings, self.target)
+
+    def merging(self, **options: Any) -> MedMergeModel:
+        """The sources attached, with other options of theirs."""
+        set_seed(self.settings.run.seed)
+        source = dataclasses.replace(self.settings.source, **options)
+        return make_model(dataclasses.replace(self.settings, source=source), self.target)
+
+
+def weights_of(model: MedMergeModel) -> State:
+    """A copy of a collapsed model's network."""
+    return {name: tensor.detach().clone() for name, tensor in model.network.state_dict().items()}
+
+
+# Of each source alone
+
+
+def fine_tuned(job: Job) -> Outcome:
+    """Everything from the first step on."""
+    trainer = job.trainer(job.single(), "both")
+    trainer.train()
+    return job.outcome(trainer, {"end": weights_of(trainer.model)})
+
+
+def lp_ft(job: Job) -> Outcome:
+    """The head first (Kumar et al., arXiv 2202.10054)."""
+    model = job.single()
+    trainer = job.trainer(freeze_backbone(model), "merge")
+    trainer.train()
+    probed = weights_of(model)
+    trainer = job.trainer(freeze_backbone(model, False), "finetune")
+    trainer.train()
+    return job.outcome(trainer, {"start": probed, "end": weights_of(model)})
+
+
+def wise_ft(job: Job) -> Outcome:
+    """Between the linear probe and LP-FT's end, where validation is best (Wortsman et al., arXiv 2109.01903)."""
+    stages: Any = job.stages
+    start, end = stages.states["start"], stages.states["end"]
+    found = [job.of_state(average([start, end], [1 - share, share]), share=share) for share in SHARES]
+    return max([*found, stages], key=validation_f1)
+
+
+def validation_f1(outcome: Outcome) -> float:
+    """Macro F1 on validation."""
+    return all_scores(outcome.probabilities["validation"], outcome.labels["validation"])["macro_f1"]
+
+
+# Of all sources
+
+
+def _finetune(job: Job, model: MedMergeModel) -> Outcome:
+    trainer = job.trainer(model, "both")
+    trainer.train()
+    return job.outcome(trainer)
+
+
+def _average(job: Job, **options: Any) -> Outcome:
+    model = job.merging(**options)
+    return _finetune(job, model.collapse(job.images(model)))
+
+
+def uniform_average(job: Job) -> Outcome:
+    """The mean of the sources, then fine-tuned."""
+    return _average(job, init=[1 / len(job.settings.source.sources)])
+
+
+def aligned_average(job: Job) -> Outcome:
+    """The mean of the aligned sources, statistics re-estimated (REPAIR, arXiv 2211.08403), then fine-tuned."""
+    return _average(job, init=[1 / len(job.settings.source.sources)], align="activations")
+
+
+def fisher(job: Job) -> Outcome:
+    """Fisher merging (arXiv 2111.09832), then fine-tuned."""
+    return _average(job, granularity="element", estimate="fisher")
+
+
+def spherical(job: Job) -> Outcome:
+    """SLERP of two sources, then fine-tuned."""
+    model = job.merging()
+    return _finetune(job, collapse_to(model, slerp_sources(model), job.images(model)))
+
+
+def regmean(job: Job) -> Outcome:
+    """RegMean (arXiv 2212.09849), then fine-tuned."""
+    model = job.merging()
+    images = job.images(model)
+    return _finetune(job, collapse_to(model, regmean_sources(model, images), images))
+
+
+def _soup_states(job: Job) -> list[State]:
+    return [outcome.states["end"] for outcome in job.tuned]
+
+
+def uniform_soup(job: Job) -> Outcome:
+    """The mean of the fine-tuned sources (arXiv 2203.05482)."""
+    states = _soup_states(job)
+    return job.of_state(average(states, even(states)))
+
+
+def greedy(job: Job) -> Outcome:
+    """The greedy soup of the fine-tuned sources."""
+    states = _soup_states(job)
+    scores = [validation_f1(outcome) for outcome in job.tuned]
+    return job.of_state(greedy_soup(states, scores, lambda state: validation_f1(job.of_state(state))))
+
+
+def learned(job: Job) -> Outcome:
+    """The soup with a learned share a layer."""
+    model = job.single()
+    transform = eval_transform(model)
+    rows = [Pixels(job.target["validation"], transform)[i] for i in range(len(job.target["validation"]))]
+    images, labels = torch.stack([row["pixel_values"] for row in rows]), torch.tensor([r["labels"] for r in rows])
+    return job.of_state(learned_soup(model.network, _soup_states(job), images, labels))
+
+
+def ensemble(job: Job) -> Outcome:
+    """The mean prediction of the fine-tuned sources: S networks to run, an upper reference."""
+    first = job.tuned[0]
+    probabilities = {
+        split: np.mean([outcome.probabilities[split] for outcome in job.tuned], axis=0) for split in first.labels
+    }
+    return Outcome(probabilities, first.labels)
+
+
+def medmerge(job: Job) -> Outcome:
+    """The merge as the settings have it: kernel weights and head learn, then everything."""
+    model = job.merging()
+    trainer = job.trainer(model, "merge")
+    trainer.train()
+    trainer.collapse()
+    shares = model.source_shares().groupby("source", observed=True)["share"].mean()
+    middle = job.outcome(trainer)
+    trainer = job.trainer(model, "finetune")
+    trainer.train()
+    merged = {split: middle.scores(split)["macro_f1"] for split in middle.labels}
+    return job.outcome(trainer, shares={str(name): float(share) for name, share in shares.items()}, merged=merged)
+
+
+EACH: dict[str, Callable[[Job], Outcome]] = {"fine-tuned": fine_tuned, "LP-FT": lp_ft, "WiSE-FT": wise_ft}
+ALL: dict[str, Callable[[Job], Outcome]] = {
+    "uniform average": uniform_average,
+    "SLERP": spherical,
+    "Fisher": fisher,
+    "RegMean": regmean,
+    "aligned average": aligned_average,
+    "uniform soup": uniform_soup,
+    "greedy soup": greedy,
+    "learned soup": learned,
+    "ensemble": ensemble,
+    "MedMerge (paper)": medmerge,
+    "MedMerge (best)": medmerge,
+}
+SOUPS = ("uniform soup", "greedy soup", "learned soup", "ensemble")

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import timm
+import yaml
+from compare import main, make_plan
+from conftest import network
+from evidence import collect
+from jobs import run_everything
+from methods import ALL, EACH, validation_f1
+from runs import Outcome, Runs
+from settings import read_options
+
+from medmerge_hf.comparison import BEST_SOURCE
+from medmerge_hf.errors import SettingsError
+
+
+STAGE = {"num_train_epochs": 1, "use_cpu": True, "disable_tqdm": True, "save_only_model": True}
+METHODS = ["uniform average", "greedy soup", "ensemble", "MedMerge (paper)", "MedMerge (best)"]
+
+
+@pytest.fixture
+def config(tmp_path, vessels):
+    for seed in range(2):
+        timm.models.save_for_hf(network(seed), tmp_path / str(seed), safe_serialization=True)
+    options = {
+        "sources": [str(tmp_path / "0"), str(tmp_path / "1")],
+        "data": str(vessels),
+        "image_size": 32,
+        "output_dir": str(tmp_path / "out"),
+        "merge": STAGE,
+        "finetune": {**STAGE, "learning_rate": 1e-3},
+        "compare": {"methods": METHODS, "best": {"align": "weights"}},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
+    return tmp_path / "config.yaml"
+
+
+def test_one_command_gives_one_table_and_no_run_twice(config, tmp_path, capsys):
+    main([str(config)])
+    printed = capsys.readouterr().out
+    assert all(method in printed for method in [*METHODS, BEST_SOURCE])
+    assert (tmp_path / "out" / "comparison.md").read_text().strip() in printed
+    stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "runs").glob("*/run.json")}
+    assert len(stamps) == 2 * len(EACH) + len(METHODS)
+    main([str(config)])
+    assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
+
+
+def test_the_best_source_is_chosen_on_validation(config):
+    plan = make_plan(read_options([str(config), "--seeds", "3"]))
+    run_everything(plan)
+    rows = collect(plan)
+    singles = [row for row in rows if ", " in row.method]
+    best = next(row for row in rows if row.method == BEST_SOURCE)
+    assert best.validation["macro_f1"] == max(row.validation["macro_f1"] for row in singles)
+    assert {row.seed for row in rows} == {3}
+    ensemble = next(row for row in rows if row.method == "ensemble")
+    tuned = [row.probabilities for row in singles if row.method.endswith("fine-tuned")]
+    assert np.allclose(ensemble.probabilities, np.mean(tuned, axis=0))
+
+
+def test_sources_are_shared_by_merges_and_targets_may_be_left_out(config, tmp_path, vessels):
+    options = yaml.safe_load(config.read_text())
+    pair = options.pop("sources")
+    options["compare"] |= {
+        "targets": {"a": {"data": options.pop("data")}, "b": {"data": str(vessels), "ordered": True}},
+        "merges": {"both": {"sources": pair}, "back": {"sources": pair[::-1], "skip": ["b"]}},
+    }
+    config.write_text(yaml.safe_dump(options, sort_keys=False))
+    plan = make_plan(read_options([str(config)]))
+    assert [setting.name for setting in plan.settings] == ["a <- both", "a <- back", "b <- both"]
+    both, back, other = plan.settings
+    assert plan.key(both, "LP-FT", 0, pair[0]) == plan.key(back, "LP-FT", 0, pair[0])
+    assert plan.key(both, "Fisher", 0) != plan.key(back, "Fisher", 0)
+    assert other.ordered
+    assert list(plan.groups()) == [(0, "a"), (0, "b")]
+
+
+@pytest.mark.slow
+def test_every_method_runs_and_may_try_learning_rates(config):
+    arguments = [str(config), "--trials", "2", "--workers", "1"]
+    options = read_options(arguments)
+    del options["compare"]["methods"]
+    options.pop("workers")
+    plan = make_plan(options)
+    run_everything(plan, workers=1)
+    rows = collect(plan)
+    assert {row.method for row in rows} >= set(ALL)
+    rates = [row.notes["rates"] for row in rows if row.method == "MedMerge (paper)"]
+    assert 3e-5 <= rates[0]["finetune"] <= 1e-3
+
+
+def test_a_run_is_kept_whole_or_not_at_all(tmp_path):
+    runs, key = Runs(tmp_path), {"method": "m", "seed": 0}
+    probabilities = np.eye(2)[[0, 1, 1]]
+    outcome = Outcome({"validation": probabilities}, {"validation": np.array([0, 1, 0])}, notes={"share": 0.5})
+    assert not runs.has(key)
+    runs.save(key, outcome, 1.0)
+    assert runs.has(key)
+    found = runs.load(key)
+    assert validation_f1(found) == validation_f1(outcome)
+    assert found.notes == {"share": 0.5}
+    assert not runs.has({**key, "seed": 1})
+
+
+def test_unknown_methods_are_refused(config):
+    options = read_options([str(config)])
+    options["compare"]["methods"] = ["magic"]
+    with pytest.raises(SettingsError, match="magic"):
+        make_plan(options)
