@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from .paired import Gain, paired_gain
-from .report import markdown_table, mean_and_spread
+from .report import mean_and_spread
 
 
 BEST_SOURCE = "best single source"
+USUAL_SOURCE = "best single source, usual training"
 OURS = "MedMerge"
 FIGURES = {
     "macro_f1": "macro F1",
@@ -35,6 +35,9 @@ class Row:
         notes: of the run.
         probabilities: `[N, K]` on test.
         labels: `[N]`.
+        task: target and sources, whatever the share of labels.
+        fraction: share of the labels that was used.
+        classes: their names.
     """
 
     setting: str
@@ -45,6 +48,9 @@ class Row:
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
     probabilities: Any = None
     labels: Any = None
+    task: str = ""
+    fraction: float = 1.0
+    classes: Sequence[str] = ()
 
     def renamed(self, method: str, **notes: Any) -> "Row":
         """The same run as another method."""
@@ -95,15 +101,14 @@ def settings_in(rows: Sequence[Row]) -> list[str]:
 
 def overall_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """A line a method that all settings may have: paired gain over the best single source."""
-    header = ["method", "macro F1 - best single source (95 % interval)", "wins/ties/losses", "settings", "runs"]
+    header = ["method", "gain over the best single source", "wins/ties/losses", "over the usual training", "settings"]
     lines = []
     shared = [method for method in methods_of(rows) if ", " not in method and method != BEST_SOURCE]
     for method in shared:
-        gain = gains(rows, method)
+        gain, usual = gains(rows, method), gains(rows, method, reference=USUAL_SOURCE)
         if gain is not None:
             own = [row for row in rows if row.method == method]
-            runs = gain.wins + gain.ties + gain.losses
-            lines.append([method, str(gain), gain.record, str(len(settings_in(own))), str(runs)])
+            lines.append([method, str(gain), gain.record, str(usual), str(len(settings_in(own)))])
     return header, lines
 
 
@@ -135,33 +140,3 @@ def summary_table(rows: Sequence[Row], method: str) -> tuple[list[str], list[lis
         ]
         lines.append([setting, *means, str(gain), gain.record])
     return header, lines
-
-
-def write_csv(rows: Sequence[Row], file: Path) -> None:
-    """All runs, a line each."""
-    import pandas as pd
-
-    columns = [{"setting": r.setting, "method": r.method, "seed": r.seed, **r.scores} for r in rows]
-    pd.DataFrame(columns).to_csv(file, index=False)
-
-
-def write_report(rows: Sequence[Row], folder: Path) -> str:
-    """Write the tables of a comparison.
-
-    Args:
-        rows: of finished runs.
-        folder: where to.
-
-    Returns:
-        The Markdown.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = ["## All settings", markdown_table(*overall_table(rows))]
-    for method in (method for method in methods_of(rows) if method.startswith(OURS)):
-        parts += [f"## {method}, setting by setting", markdown_table(*summary_table(rows, method))]
-    for setting in settings_in(rows):
-        parts += [f"## {setting}", markdown_table(*setting_table(rows, setting))]
-    text = "\n\n".join(parts)
-    (folder / "comparison.md").write_text(text + "\n")
-    write_csv(rows, folder / "comparison.csv")
-    return text

@@ -22,7 +22,7 @@ from runs import Runs
 from settings import make_settings, read_options
 from transformers.utils import logging as hf_logging
 
-from medmerge_hf.comparison import write_report
+from medmerge_hf.comparison_page import write_report
 from medmerge_hf.errors import MedMergeError
 
 
@@ -36,7 +36,6 @@ def make_plan(options: dict[str, Any]) -> Plan:
     """The comparison that options describe, checked."""
     seeds, trials = whole_numbers(options, "seeds", [0]), whole_numbers(options, "trials", [1])[0]
     plan = Plan(options, seeds, Runs(Path(str(options.get("output_dir", "comparison"))) / "runs"), trials)
-    plan.methods()
     for setting in plan.settings:
         make_settings({**setting.options, "output_dir": "checked"})
     return plan

@@ -3,16 +3,16 @@
 from typing import Any
 
 from jobs import Plan, Setting, source_name
-from methods import EACH
+from methods import EACH, USUAL
 
-from medmerge_hf.comparison import BEST_SOURCE, Row
+from medmerge_hf.comparison import BEST_SOURCE, USUAL_SOURCE, Row
 
 
 def collect(plan: Plan) -> list[Row]:
     """Rows of everything that is finished.
 
-    The row `best single source` of a seed is that of the source and method (fine-tuned, LP-FT or WiSE-FT) with the
-    highest macro F1 on validation.
+    The row `best single source` of a seed is that of the source and way of training it with the highest macro F1 on
+    validation; `best single source, usual training` that among plain fine-tuning and LP-FT.
     """
     rows: list[Row] = []
     for setting in plan.settings:
@@ -25,10 +25,15 @@ def collect(plan: Plan) -> list[Row]:
             ]
             rows += singles
             if len(singles) == len(setting.sources()) * len(EACH):
-                best = max(singles, key=lambda row: row.validation["macro_f1"])
-                rows.append(best.renamed(BEST_SOURCE, chosen=best.method))
-            rows += [row for m in plan.methods() if (row := _row(plan, setting, m, seed)) is not None]
+                usual = [row for row in singles if row.method.endswith(tuple(f", {way}" for way in USUAL))]
+                rows += [_best(usual, USUAL_SOURCE), _best(singles, BEST_SOURCE)]
+            rows += [row for m in setting.methods if (row := _row(plan, setting, m, seed)) is not None]
     return rows
+
+
+def _best(rows: list[Row], name: str) -> Row:
+    best = max(rows, key=lambda row: row.validation["macro_f1"])
+    return best.renamed(name, chosen=best.method)
 
 
 def _row(plan: Plan, setting: Setting, method: str, seed: int, source: Any = None) -> Row | None:
@@ -48,4 +53,7 @@ def _row(plan: Plan, setting: Setting, method: str, seed: int, source: Any = Non
         outcome.notes,
         outcome.probabilities[split],
         outcome.labels[split],
+        setting.task,
+        setting.fraction or 1.0,
+        outcome.notes.get("classes", ()),
     )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from methods import ALL, EACH, SOUPS, Job, validation_f1
+from methods import AFTER_LP_FT, ALL, EACH, SOUPS, Job, validation_f1
 from runs import Outcome, Runs
 from settings import STAGES, Settings, make_settings
 from train import load_data
@@ -20,6 +20,7 @@ from medmerge_hf.report import short_name
 logger = logging.getLogger(__name__)
 
 SECTION = "compare"
+NOT_OPTIONS = ("skip", "ordered", "methods")
 BEST = "MedMerge (best)"
 RATES = {"merge": (3e-4, 3e-3), "finetune": (3e-5, 1e-3)}  # that trials draw learning rates from
 
@@ -32,11 +33,19 @@ class Setting:
     merge: str
     options: dict[str, Any]
     ordered: bool = False
+    methods: tuple[str, ...] = ()
+    fraction: float | None = None
+
+    @property
+    def task(self) -> str:
+        """Target and sources."""
+        return " <- ".join(part for part in (self.target, self.merge) if part)
 
     @property
     def name(self) -> str:
         """What tables call it."""
-        return " <- ".join(part for part in (self.target, self.merge) if part)
+        share = "" if self.fraction is None else f"{self.fraction:.0%} of the labels"
+        return ", ".join(part for part in (self.task, share) if part)
 
     def sources(self) -> list[Any]:
         """As the options name them."""
@@ -58,9 +67,14 @@ def settings_of(options: Mapping[str, Any]) -> list[Setting]:
         for merge, sources in (section.get("merges") or {"": {}}).items():
             if target in sources.get("skip", ()):
                 continue
-            own = {key: value for key, value in {**data, **sources}.items() if key not in ("skip", "ordered")}
+            own = {key: value for key, value in {**data, **sources}.items() if key not in NOT_OPTIONS}
+            methods = tuple(sources.get("methods") or section.get("methods") or ALL)
             ordered = bool(data.get("ordered", section.get("ordered", False)))
-            found.append(Setting(target, merge, overlay(shared, own), ordered))
+            if unknown := set(methods) - set(ALL):
+                raise SettingsError(f"Unknown methods {sorted(unknown)}; there are {', '.join(ALL)}.")
+            for fraction in section.get("label_fractions") or [None]:
+                share = {} if fraction is None else {"label_fraction": fraction}
+                found.append(Setting(target, merge, overlay(shared, {**own, **share}), ordered, methods, fraction))
     return found
 
 
@@ -90,14 +104,6 @@ class Plan:
         """Targets x merges."""
         return settings_of(self.options)
 
-    def methods(self) -> list[str]:
-        """Of all sources, as the config chooses them."""
-        chosen = (self.options.get(SECTION) or {}).get("methods") or list(ALL)
-        unknown = set(chosen) - set(ALL)
-        if unknown:
-            raise SettingsError(f"Unknown methods {sorted(unknown)}; there are {', '.join(ALL)}.")
-        return list(chosen)
-
     def key(self, setting: Setting, method: str, seed: int, source: Any = None) -> dict[str, Any]:
         """The settings that make a run what it is."""
         options = {k: v for k, v in setting.options.items() if k != "disable_tqdm"}
@@ -121,7 +127,7 @@ def run_group(plan: Plan, seed: int, target: str) -> None:
         for source in setting.sources():
             for method in EACH:
                 _once(plan, setting, method, seed, loaded, source)
-        for method in plan.methods():
+        for method in setting.methods:
             if method == "SLERP" and len(setting.sources()) != 2:
                 continue
             _once(plan, setting, method, seed, loaded)
@@ -143,7 +149,7 @@ def _tuned(
     plan: Plan, setting: Setting, method: str, key: Mapping[str, Any], loaded: dict[str, Any], source: Any
 ) -> Outcome:
     """The best on validation of as many learning rates as every method may try."""
-    if plan.trials == 1 or method in SOUPS or method == "WiSE-FT":  # they train nothing themselves
+    if plan.trials == 1 or method in SOUPS or method == "WiSE-FT":  # these train nothing themselves
         return _run(plan, setting, method, key["options"], key["seed"], loaded, source)
     import optuna
 
@@ -177,14 +183,15 @@ def _run(
         if method in SOUPS:
             keys = [plan.key(setting, "fine-tuned", seed, source) for source in setting.sources()]
             job.tuned = [plan.runs.load(key, states=True) for key in keys]
-        if method == "WiSE-FT":
+        if method in AFTER_LP_FT:
             job.stages = plan.runs.load(plan.key(setting, "LP-FT", seed, source), states=True)
         with contextlib.redirect_stdout(None):
             return (EACH if source is not None else ALL)[method](job)
 
 
-def _target(loaded: dict[str, Any], settings: Settings, name: str) -> Any:
+def _target(loaded: dict[str, Any], settings: Settings, target: str) -> Any:
     """A target, read once for all methods."""
+    name = f"{target} {settings.data.label_fraction}"
     if name not in loaded:
         loaded[name] = load_data(settings)
     return loaded[name]

@@ -19,6 +19,8 @@ from medmerge_hf import MedMergeModel, MedMergeTrainer
 from medmerge_hf.baselines import collapse_to, freeze_backbone, regmean_sources, slerp_sources
 from medmerge_hf.data import Pixels
 from medmerge_hf.metrics import softmax
+from medmerge_hf.normalization import recalibrate_batch_norm
+from medmerge_hf.report import short_name
 from medmerge_hf.scores import all_scores
 from medmerge_hf.soups import average, even, greedy_soup, learned_soup
 
@@ -67,12 +69,11 @@ class Job:
         found = {split: trainer.predict(Pixels(self.target[split], transform)) for split in splits}
         probabilities = {split: softmax(output.predictions) for split, output in found.items()}
         labels = {split: np.asarray(output.label_ids) for split, output in found.items()}
-        return Outcome(probabilities, labels, dict(states or {}), notes)
+        names = self.target["train"].features["label"].names
+        return Outcome(probabilities, labels, dict(states or {}), {**notes, "classes": names})
 
     def of_state(self, state: State, **notes: Any) -> Outcome:
         """What given weights predict, BatchNorm statistics re-estimated on training images."""
-        from medmerge_hf.normalization import recalibrate_batch_norm
-
         model = self.single()
         model.network.load_state_dict(state)
         recalibrate_batch_norm(model.network, self.images(model))
@@ -116,6 +117,15 @@ def lp_ft(job: Job) -> Outcome:
     return job.outcome(trainer, {"start": probed, "end": weights_of(model)})
 
 
+def reestimated(job: Job) -> Outcome:
+    """LP-FT with BatchNorm statistics re-estimated in between, as a merge has them at its collapse."""
+    stages: Any = job.stages
+    model = job.single()
+    model.network.load_state_dict(stages.states["start"])
+    recalibrate_batch_norm(model.network, job.images(model))
+    return _train(job, model, "finetune")
+
+
 def wise_ft(job: Job) -> Outcome:
     """Between the linear probe and LP-FT's end, where validation is best (Wortsman et al., arXiv 2109.01903)."""
     stages: Any = job.stages
@@ -132,15 +142,15 @@ def validation_f1(outcome: Outcome) -> float:
 # Of all sources
 
 
-def _finetune(job: Job, model: MedMergeModel) -> Outcome:
-    trainer = job.trainer(model, "both")
+def _train(job: Job, model: MedMergeModel, stage: str = "both") -> Outcome:
+    trainer = job.trainer(model, stage)
     trainer.train()
     return job.outcome(trainer)
 
 
 def _average(job: Job, **options: Any) -> Outcome:
     model = job.merging(**options)
-    return _finetune(job, model.collapse(job.images(model)))
+    return _train(job, model.collapse(job.images(model)))
 
 
 def uniform_average(job: Job) -> Outcome:
@@ -161,14 +171,14 @@ def fisher(job: Job) -> Outcome:
 def spherical(job: Job) -> Outcome:
     """SLERP of two sources, then fine-tuned."""
     model = job.merging()
-    return _finetune(job, collapse_to(model, slerp_sources(model), job.images(model)))
+    return _train(job, collapse_to(model, slerp_sources(model), job.images(model)))
 
 
 def regmean(job: Job) -> Outcome:
     """RegMean (arXiv 2212.09849), then fine-tuned."""
     model = job.merging()
     images = job.images(model)
-    return _finetune(job, collapse_to(model, regmean_sources(model, images), images))
+    return _train(job, collapse_to(model, regmean_sources(model, images), images))
 
 
 def _soup_states(job: Job) -> list[State]:
@@ -203,7 +213,7 @@ def ensemble(job: Job) -> Outcome:
     probabilities = {
         split: np.mean([outcome.probabilities[split] for outcome in job.tuned], axis=0) for split in first.labels
     }
-    return Outcome(probabilities, first.labels)
+    return Outcome(probabilities, first.labels, notes={"classes": first.notes["classes"]})
 
 
 def medmerge(job: Job) -> Outcome:
@@ -212,15 +222,32 @@ def medmerge(job: Job) -> Outcome:
     trainer = job.trainer(model, "merge")
     trainer.train()
     trainer.collapse()
-    shares = model.source_shares().groupby("source", observed=True)["share"].mean()
+    depth = by_depth(model)
     middle = job.outcome(trainer)
     trainer = job.trainer(model, "finetune")
     trainer.train()
     merged = {split: middle.scores(split)["macro_f1"] for split in middle.labels}
-    return job.outcome(trainer, shares={str(name): float(share) for name, share in shares.items()}, merged=merged)
+    return job.outcome(trainer, depth=depth, merged=merged)
 
 
-EACH: dict[str, Callable[[Job], Outcome]] = {"fine-tuned": fine_tuned, "LP-FT": lp_ft, "WiSE-FT": wise_ft}
+def by_depth(model: MedMergeModel) -> dict[str, dict[str, float]]:
+    """Stage of the network -> source -> mean share over the stage's kernels."""
+    table = model.source_shares()
+    table = table.assign(stage=table["stage"].astype(str), source=table["source"].astype(str))
+    found: dict[str, dict[str, float]] = {}
+    for (stage, source), rows in table.groupby(["stage", "source"], sort=False):
+        share = float(np.average(rows["share"], weights=rows["kernels"]))
+        found.setdefault(stage, {})[short_name(source)] = share
+    return found
+
+
+EACH: dict[str, Callable[[Job], Outcome]] = {
+    "fine-tuned": fine_tuned,
+    "LP-FT": lp_ft,
+    "LP-FT re-estimated": reestimated,
+    "WiSE-FT": wise_ft,
+}
+USUAL = ("fine-tuned", "LP-FT")
 ALL: dict[str, Callable[[Job], Outcome]] = {
     "uniform average": uniform_average,
     "SLERP": spherical,
@@ -234,4 +261,5 @@ ALL: dict[str, Callable[[Job], Outcome]] = {
     "MedMerge (paper)": medmerge,
     "MedMerge (best)": medmerge,
 }
+AFTER_LP_FT = ("LP-FT re-estimated", "WiSE-FT")
 SOUPS = ("uniform soup", "greedy soup", "learned soup", "ensemble")
