@@ -28,6 +28,7 @@ def single_source_model(
     *,
     num_labels: int | None = None,
     id2label: Mapping[int, str] | None = None,
+    problem_type: str | None = None,
     architecture: str | None = None,
     image_size: int | None = None,
 ) -> MedMergeModel:
@@ -37,6 +38,7 @@ def single_source_model(
         source: as in [`MedMergeModel.from_sources`].
         num_labels: classes of the target task.
         id2label: names of the classes.
+        problem_type: as in [`MedMergeModel.from_sources`].
         architecture: timm name of the network, needed for a weights file or a bare module.
         image_size: pixels; by default the source's own.
 
@@ -50,7 +52,7 @@ def single_source_model(
         False
     """
     loaded = load_source(source, architecture)
-    config = MedMergeConfig(**target_labels(num_labels, id2label))
+    config = MedMergeConfig(problem_type=problem_type, **target_labels(num_labels, id2label))
     model = MedMergeModel.from_anchor(loaded, config, image_size)
     found = harmonise_onto(model.network, loaded, input_of(model), anchor=True)
     load_backbone(model.network, found.tensors)

@@ -168,7 +168,7 @@ def draw_all(rows: Sequence[Row], folder: Path, ours: str) -> dict[str, list[Pat
         picture("Label efficiency", "label_efficiency", plot_efficiency, [BEST_SOURCE, ours])
     for index, setting in enumerate(settings_in(rows)):
         present = [m for m in (BEST_SOURCE, ours) if any((r.setting, r.method) == (setting, m) for r in rows)]
-        if len(present) < 2:
+        if len(present) < 2 or any(row.labels.ndim == 2 for row in rows if row.setting == setting):
             continue
         picture(setting, f"confusion_{index}", plot_confusion, setting, present)
         picture(setting, f"calibration_{index}", plot_calibration, setting, present)

@@ -1,9 +1,10 @@
 """Target data sets as a `datasets.DatasetDict` with columns `image` and `label` and checked labels."""
 
+import hashlib
 import io
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 from PIL import Image
 
 from .errors import DataError
+from .splitting import GROUP, check_groups, cross_duplicates, few_labels, split_off
+from .tables import READERS, has_dicom, read_dicom_folder, read_table
 
 
 logger = logging.getLogger(__name__)
@@ -32,11 +35,19 @@ class Target(datasets.DatasetDict):
         name: last part of the path or Hub id.
         hub_id: of a data set on the Hub, else `None`.
         revision: commit sha on the Hub, else `None`.
+        several: whether an image may have several labels.
     """
 
     name: str = ""
     hub_id: str | None = None
     revision: str | None = None
+    several: bool = False
+    _names: Sequence[str] = ()
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the labels."""
+        return list(self._names or self["train"].features["label"].names)
 
 
 def load_target(
@@ -46,61 +57,77 @@ def load_target(
     revision: str | None = None,
     image_column: str = "image",
     label_column: str = "label",
+    group_column: str | None = None,
+    multi_label: bool = False,
+    dicom_window: Sequence[float] | None = None,
     validation_fraction: float = 0.2,
     test_fraction: float = 0.0,
     label_fraction: float = 1.0,
     skip_unreadable: bool = False,
+    drop_duplicates: bool = False,
     seed: int = 0,
 ) -> Target:
     """Load the images and labels of the target task.
 
     Args:
-        data: an imagefolder (`split/class/image`), any folder that `datasets.load_dataset` reads, a Hub data set id,
-            or a `.npz` in MedMNIST's layout (`train_images`, `train_labels`, `val_...`, `test_...`).
+        data: an imagefolder (`split/class/image`), the same of DICOM files, any folder that `datasets.load_dataset`
+            reads, a Hub data set id, a table with a row an image (`.csv`, `.tsv`, `.jsonl`, `.parquet`; a column
+            `split` may say where each belongs), or a `.npz` in MedMNIST's layout (`train_images`, `train_labels`,
+            ...).
         name: configuration of a Hub data set.
         revision: of a Hub data set.
         image_column: its column of images.
         label_column: its column of class indices or names.
+        group_column: its column of patients, each of which stays on one side of every split.
+        multi_label: an image may have several labels: lists, or text with `|` between them (nothing is no label).
+        dicom_window: centre and width of DICOM images, see [`read_dicom`].
         validation_fraction: share of the training images to split off, by class, where there is no validation split.
         test_fraction: likewise for the test split; 0 goes without.
         label_fraction: share of each class's training and validation images that is used (at least one of each), for
             label-efficiency curves; the test split stays whole.
         skip_unreadable: leave unreadable images out, each named in a warning, instead of raising.
+        drop_duplicates: leave images out of a split that also stand (pixel by pixel) in a stricter one, test before
+            validation before train; otherwise there is a warning.
         seed: of the splits made here.
 
     Returns:
-        Splits `train`, `validation` and, if there is one, `test`, with columns `image` and `label` (`ClassLabel`).
+        Splits `train`, `validation` and, if there is one, `test`, with columns `image` and `label` (`ClassLabel`, or
+        `K` floats of several labels).
 
     Raises:
-        DataError: no such data, no labels, a label out of range, an unreadable image, a class that a split lacks.
+        DataError: no such data, no labels, a label out of range, an unreadable image, a class that a split lacks, a
+            patient in two splits.
     """
     origin = _find(data, revision)
-    if data.endswith(".npz"):
-        raw = _read_npz(Path(data))
-    else:
-        raw = _read_dataset(origin.hub_id or str(Path(data).expanduser()), name, origin.revision)
+    raw = _read(data, origin, name, image_column, dicom_window)
     splits = {}
     for split, aliases in SPLITS.items():
         found = next((raw[alias] for alias in aliases if alias in raw), None)
         if found is not None:
-            splits[split] = _select_columns(found, image_column, label_column, f"{data} ({split})")
+            columns = {image_column: "image", label_column: "label", **({group_column: GROUP} if group_column else {})}
+            splits[split] = _select_columns(found, columns, f"{data} ({split})")
     if "train" not in splits:
         raise DataError(
             f"{data!r} has no training split, only {sorted(raw)}. An imagefolder is train/class/image.jpg."
         )
-    target = datasets.DatasetDict(splits)
-    target = _check_images(target, skip_unreadable)
-    target = _class_labels(target, data)
-    target = _split_off(_split_off(target, "test", test_fraction, seed), "validation", validation_fraction, seed)
+    target = _check_images(datasets.DatasetDict(splits), skip_unreadable, drop_duplicates)
+    origin.several = multi_label
+    if multi_label:
+        target, origin._names = _several_labels(target, data)
+    else:
+        target = _class_labels(target, data)
+    target = split_off(split_off(target, "test", test_fraction, seed), "validation", validation_fraction, seed)
+    check_groups(target)
     if "validation" not in target:
         raise DataError(
             f"{data!r} has no validation split and validation_fraction is 0: the best model is chosen on one."
         )
-    _check_labels(target, data)
+    if not multi_label:
+        _check_labels(target, data)
     if not 0 < label_fraction <= 1:
         raise DataError(f"label_fraction={label_fraction} is a share of the labels: above 0 and at most 1.")
     for split in ("train", "validation") if label_fraction < 1 else ():
-        target[split] = _few_labels(target[split], label_fraction, seed)
+        target[split] = few_labels(target[split], label_fraction, seed)
     origin.update(target)
     return origin
 
@@ -109,10 +136,10 @@ def _find(data: str, revision: str | None) -> Target:
     """What a name stands for; a revision on the Hub becomes the commit that it is now."""
     target, path = Target(), Path(data).expanduser()
     target.name = path.name.removesuffix(".npz")
-    if path.is_dir() or data.endswith(".npz"):
+    if path.is_dir() or data.endswith(".npz") or (path.is_file() and path.suffix.lower() in READERS):
         return target
     if data.startswith((".", "/", "~")) or path.suffix.lower() in FILE_SUFFIXES or path.is_file():
-        raise DataError(f"{data!r}: no such folder (looked at {path.absolute()}).")
+        raise DataError(f"{data!r}: no such folder or table (looked at {path.absolute()}).")
     from huggingface_hub import HfApi
 
     target.hub_id = data
@@ -122,6 +149,17 @@ def _find(data: str, revision: str | None) -> Target:
         logger.debug("%s: no commit found (%s)", data, error)
         target.revision = revision
     return target
+
+
+def _read(data: str, origin: Target, name: str | None, image_column: str, window: Sequence[float] | None) -> Any:
+    path = Path(data).expanduser()
+    if data.endswith(".npz"):
+        return _read_npz(Path(data))
+    if path.is_file():
+        return read_table(path, image_column, window)
+    if path.is_dir() and has_dicom(path):
+        return read_dicom_folder(path, window)
+    return _read_dataset(origin.hub_id or str(path), name, origin.revision)
 
 
 def _read_dataset(data: str, name: str | None, revision: str | None) -> Any:
@@ -152,35 +190,37 @@ def _read_npz(path: Path) -> dict[str, datasets.Dataset]:
     return splits
 
 
-def _select_columns(split: Any, image_column: str, label_column: str, where: str) -> Any:
-    for column in (image_column, label_column):
+def _select_columns(split: Any, columns: dict[str, str], where: str) -> Any:
+    for column, wanted in columns.items():
         if column not in split.column_names:
             raise DataError(
-                f"{where} has no column {column!r}, only {split.column_names}: set image_column or label_column. "
+                f"{where} has no column {column!r}, only {split.column_names}: set {wanted}_column. "
                 "Images in a folder get their label from the class folder that they lie in."
             )
-    split = split.select_columns([image_column, label_column])
-    for column, wanted in ((image_column, "image"), (label_column, "label")):
+    split = split.select_columns(list(columns))
+    for column, wanted in columns.items():
         split = split if column == wanted else split.rename_column(column, wanted)
     return split
 
 
-def _problem(row: dict[str, Any]) -> str | None:
-    """Why an undecoded image cannot be read, or None."""
+def _look(row: dict[str, Any]) -> tuple[str | None, str]:
+    """Why an undecoded image cannot be read, or None; and a digest of its pixels."""
     encoded = row["image"] or {}
     try:
-        Image.open(io.BytesIO(encoded["bytes"]) if encoded.get("bytes") else encoded["path"]).convert("RGB")
+        image = Image.open(io.BytesIO(encoded["bytes"]) if encoded.get("bytes") else encoded["path"]).convert("RGB")
     except Exception as error:  # Pillow raises almost anything on broken files
-        return f"{encoded.get('path')}: {error}"
-    return None
+        return f"{encoded.get('path')}: {error}", ""
+    return None, hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 
-def _check_images(target: datasets.DatasetDict, skip: bool) -> datasets.DatasetDict:
-    """Decode every image once, so that a broken one is named before training and not in the middle of it."""
+def _check_images(target: datasets.DatasetDict, skip: bool, drop: bool) -> datasets.DatasetDict:
+    """Decode every image once: a broken one is named before training and not in the middle of it, duplicates too."""
+    digests: dict[str, list[str]] = {}
     for split, rows in target.items():
         undecoded = rows.cast_column("image", datasets.Image(decode=False))
         with ThreadPoolExecutor() as pool:
-            problems = list(pool.map(_problem, undecoded))
+            looked = list(pool.map(_look, undecoded))
+        problems = [problem for problem, _ in looked]
         bad = [index for index, problem in enumerate(problems) if problem]
         if bad and not skip:
             raise DataError(
@@ -189,10 +229,39 @@ def _check_images(target: datasets.DatasetDict, skip: bool) -> datasets.DatasetD
             )
         for index in bad:
             logger.warning("Split %s: skipped unreadable image %s", split, problems[index])
-        if bad:
-            broken = set(bad)
-            target[split] = rows.select([index for index in range(len(rows)) if index not in broken])
+        target[split] = _without(rows, bad)
+        digests[split] = [digest for problem, digest in looked if not problem]
+    for split, places in cross_duplicates(digests).items():
+        what = f"{len(places)} images of split {split!r} also stand in a split that is held back"
+        logger.warning("%s: %s.", what, "left out" if drop else "pass drop_duplicates=True to leave them out")
+        target[split] = _without(target[split], places) if drop else target[split]
     return target
+
+
+def _without(rows: datasets.Dataset, places: Sequence[int]) -> datasets.Dataset:
+    left_out = set(places)
+    return rows.select([index for index in range(len(rows)) if index not in left_out]) if places else rows
+
+
+def _several_labels(target: datasets.DatasetDict, data: str) -> tuple[datasets.DatasetDict, list[str]]:
+    """Lists of labels, or text with `|` between them, as one number a label."""
+
+    def parts(value: Any) -> list[str]:
+        values = value.split("|") if isinstance(value, str) else value or []
+        return [str(v).strip() for v in (values if isinstance(values, (list, tuple)) else [values]) if str(v).strip()]
+
+    names = sorted({name for rows in target.values() for value in rows["label"] for name in parts(value)})
+    if not names:
+        raise DataError(f"{data!r} has no labels at all.")
+    for split, rows in target.items():
+        given = [parts(value) for value in rows["label"]]
+        numbers = [[float(name in own) for name in names] for own in given]
+        column = datasets.Sequence(datasets.Value("float32"), length=len(names))
+        target[split] = rows.remove_columns("label").add_column("label", numbers).cast_column("label", column)
+    missing = [name for place, name in enumerate(names) if not any(row[place] for row in target["train"]["label"])]
+    if missing:
+        raise DataError(f"{data!r}: the training split has no image with {', '.join(missing)}.")
+    return target, names
 
 
 def _class_labels(target: datasets.DatasetDict, data: str) -> datasets.DatasetDict:
@@ -211,26 +280,6 @@ def _class_labels(target: datasets.DatasetDict, data: str) -> datasets.DatasetDi
     if not numbers:
         target = target.map(lambda row: {"label": feature.str2int(row["label"])})
     return target.cast_column("label", feature)
-
-
-def _split_off(target: datasets.DatasetDict, split: str, fraction: float, seed: int) -> datasets.DatasetDict:
-    if split in target or not fraction:
-        return target
-    try:
-        parts = target["train"].train_test_split(fraction, seed=seed, stratify_by_column="label")
-    except ValueError as error:
-        raise DataError(f"No {split} split can be taken from the training images by class ({error}).") from error
-    return datasets.DatasetDict({**target, "train": parts["train"], split: parts["test"]})
-
-
-def _few_labels(rows: datasets.Dataset, fraction: float, seed: int) -> datasets.Dataset:
-    """A share of each class, drawn at random."""
-    labels, random = np.asarray(rows["label"]), np.random.default_rng(seed)
-    kept = []
-    for label in np.unique(labels):
-        places = random.permutation(np.flatnonzero(labels == label))
-        kept += places[: max(1, round(fraction * len(places)))].tolist()
-    return rows.select(sorted(kept))
 
 
 def _check_labels(target: datasets.DatasetDict, data: str) -> None:

@@ -100,11 +100,18 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-def make_compute_metrics(num_labels: int) -> Callable[[Any], dict[str, float]]:
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probability of each of several labels."""
+    return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
+
+
+def make_compute_metrics(num_labels: int, several: bool = False) -> Callable[[Any], dict[str, float]]:
     """The `compute_metrics` of a `Trainer`: macro F1, balanced accuracy, accuracy, AUROC.
 
     Args:
         num_labels: K; a class that does not occur counts with F1 = 0.
+        several: an image may have several labels: each is a task of two classes (a probability from 0.5 on is yes),
+            and figures are averaged over the labels.
 
     Returns:
         A function of `(logits [N, K], labels [N])`.
@@ -114,6 +121,8 @@ def make_compute_metrics(num_labels: int) -> Callable[[Any], dict[str, float]]:
         >>> compute((np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 1])))
         {'macro_f1': 1.0, 'balanced_accuracy': 1.0, 'accuracy': 1.0, 'auroc': 1.0}
     """
+    if several:
+        return _metrics_of_several
     f1, balanced, accuracy, auroc = MacroF1(), BalancedAccuracy(), Accuracy(), AUROC()
 
     def compute(prediction: Any) -> dict[str, float]:
@@ -128,6 +137,20 @@ def make_compute_metrics(num_labels: int) -> Callable[[Any], dict[str, float]]:
         }
 
     return compute
+
+
+def _metrics_of_several(prediction: Any) -> dict[str, float]:
+    logits, references = np.asarray(prediction[0]), np.asarray(prediction[1]) >= 0.5
+    chosen = logits >= 0
+    recalls = [sk.recall_score(references == side, chosen == side, average=None, zero_division=0) for side in (1, 0)]
+    both = references.any(0) & ~references.all(0)
+    area = sk.roc_auc_score(references, sigmoid(logits), average="macro") if both.all() else float("nan")
+    return {
+        "macro_f1": float(sk.f1_score(references, chosen, average="macro", zero_division=0)),
+        "balanced_accuracy": float(np.mean(recalls)),
+        "accuracy": float((references == chosen).mean()),
+        "auroc": float(area),
+    }
 
 
 def bootstrap_intervals(

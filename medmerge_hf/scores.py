@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn import metrics as sk
 
-from .metrics import macro_auroc
+from .metrics import macro_auroc, make_compute_metrics
 
 
 SPECIFICITY = 0.9
@@ -17,7 +17,7 @@ def all_scores(probabilities: Any, labels: Any, ordered: bool = False) -> dict[s
 
     Args:
         probabilities: `[N, K]`.
-        labels: `[N]` classes.
+        labels: `[N]` classes, or `[N, K]` of several labels, whose figures are averaged (no `ece`).
         ordered: whether the classes are grades, for the quadratic weighted kappa.
 
     Returns:
@@ -30,6 +30,8 @@ def all_scores(probabilities: Any, labels: Any, ordered: bool = False) -> dict[s
         (1.0, 1.0, 0.0, 0.0)
     """
     probabilities, labels = np.asarray(probabilities, dtype=float), np.asarray(labels)
+    if labels.ndim == 2:
+        return _scores_of_several(probabilities, labels)
     predicted, classes = probabilities.argmax(1), np.arange(probabilities.shape[1])
     found = {
         "macro_f1": sk.f1_score(labels, predicted, labels=classes, average="macro", zero_division=0),
@@ -43,6 +45,15 @@ def all_scores(probabilities: Any, labels: Any, ordered: bool = False) -> dict[s
     if ordered:
         found["qwk"] = sk.cohen_kappa_score(labels, predicted, labels=classes, weights="quadratic")
     return {name: float(value) for name, value in found.items()}
+
+
+def _scores_of_several(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    compute = make_compute_metrics(labels.shape[1], several=True)
+    odds = np.log(np.clip(probabilities, 1e-12, 1 - 1e-12) / np.clip(1 - probabilities, 1e-12, 1))
+    pairs = [np.stack([1 - column, column], 1) for column in probabilities.T]
+    sensitivities = [sensitivity_at(pair, truth.astype(int)) for pair, truth in zip(pairs, labels.T, strict=True)]
+    figures = {"sensitivity": float(np.mean(sensitivities)), "brier": float(np.square(probabilities - labels).mean())}
+    return {**compute((odds, labels)), **figures}
 
 
 def sensitivity_at(probabilities: np.ndarray, labels: np.ndarray, specificity: float = SPECIFICITY) -> float:

@@ -18,7 +18,7 @@ from transformers import set_seed
 from medmerge_hf import MedMergeModel, MedMergeTrainer
 from medmerge_hf.baselines import collapse_to, freeze_backbone, regmean_sources, slerp_sources
 from medmerge_hf.data import Pixels
-from medmerge_hf.metrics import softmax
+from medmerge_hf.metrics import sigmoid, softmax
 from medmerge_hf.normalization import recalibrate_batch_norm
 from medmerge_hf.report import short_name
 from medmerge_hf.scores import all_scores
@@ -67,9 +67,10 @@ class Job:
         transform = eval_transform(trainer.model)
         splits = [split for split in ("validation", "test") if split in self.target]
         found = {split: trainer.predict(Pixels(self.target[split], transform)) for split in splits}
-        probabilities = {split: softmax(output.predictions) for split, output in found.items()}
+        link = sigmoid if self.target.several else softmax
+        probabilities = {split: link(output.predictions) for split, output in found.items()}
         labels = {split: np.asarray(output.label_ids) for split, output in found.items()}
-        names = self.target["train"].features["label"].names
+        names = self.target.classes
         return Outcome(probabilities, labels, dict(states or {}), {**notes, "classes": names})
 
     def of_state(self, state: State, **notes: Any) -> Outcome:

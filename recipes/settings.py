@@ -87,12 +87,23 @@ class DataArguments:
     """The target task."""
 
     data: str = dataclasses.field(
-        default="", metadata={"help": "Image folder, Hub data set id, or MedMNIST-style .npz."}
+        default="",
+        metadata={"help": "Folder of images or DICOM, table (.csv, .jsonl, .parquet), Hub id, or MedMNIST .npz."},
     )
     data_name: str | None = dataclasses.field(default=None, metadata={"help": "Configuration of a Hub data set."})
     data_revision: str | None = dataclasses.field(default=None, metadata={"help": "Revision of a Hub data set."})
     image_column: str = dataclasses.field(default="image", metadata={"help": "Column that holds the images."})
     label_column: str = dataclasses.field(default="label", metadata={"help": "Column that holds the classes."})
+    group_column: str | None = dataclasses.field(
+        default=None, metadata={"help": "Column that holds the patients; each stays on one side of every split."}
+    )
+    multi_label: bool = dataclasses.field(default=False, metadata={"help": "An image may have several labels."})
+    dicom_window: list[float] | None = dataclasses.field(
+        default=None, metadata={"help": "Centre and width of DICOM images; by default the files' own."}
+    )
+    class_weights: bool = dataclasses.field(
+        default=False, metadata={"help": "Weigh the classes in the loss so that each counts the same."}
+    )
     validation_fraction: float = dataclasses.field(
         default=0.2, metadata={"help": "Share of the training images for validation, where no such split exists."}
     )
@@ -101,6 +112,9 @@ class DataArguments:
         default=1.0, metadata={"help": "Share of the training and validation images that is used."}
     )
     skip_unreadable: bool = dataclasses.field(default=False, metadata={"help": "Leave unreadable images out."})
+    drop_duplicates: bool = dataclasses.field(
+        default=False, metadata={"help": "Leave training images out that also stand in validation or test."}
+    )
     image_size: int | None = dataclasses.field(default=None, metadata={"help": "Pixels; by default the anchor's own."})
     crop_scale: list[float] = dataclasses.field(
         default_factory=lambda: [0.5, 1.0], metadata={"help": "Area that a random crop keeps, from - to."}

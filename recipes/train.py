@@ -24,11 +24,15 @@ from medmerge_hf import MedMergeModel, MedMergeTrainer, init_by_fisher, init_by_
 from medmerge_hf.baselines import freeze_backbone
 from medmerge_hf.data import Pixels, load_target
 from medmerge_hf.errors import MedMergeError
+from medmerge_hf.imbalance import BalancedLoss, balanced_weights
 from medmerge_hf.metrics import make_compute_metrics
 from medmerge_hf.provenance import METHOD, record_data
 from medmerge_hf.report import markdown_table
 from medmerge_hf.resuming import last_checkpoint
 from medmerge_hf.transforms import resolve_preprocessing
+
+
+MULTI_LABEL = "multi_label_classification"
 
 
 def load_data(settings: Settings) -> Any:
@@ -40,17 +44,21 @@ def load_data(settings: Settings) -> Any:
         revision=d.data_revision,
         image_column=d.image_column,
         label_column=d.label_column,
+        group_column=d.group_column,
+        multi_label=d.multi_label,
+        dicom_window=d.dicom_window,
         validation_fraction=d.validation_fraction,
         test_fraction=d.test_fraction,
         label_fraction=d.label_fraction,
         skip_unreadable=d.skip_unreadable,
+        drop_duplicates=d.drop_duplicates,
         seed=settings.run.seed,
     )
 
 
 def label_names(target: Any) -> dict[int, str]:
     """Class index -> name of a loaded target."""
-    return dict(enumerate(target["train"].features["label"].names))
+    return dict(enumerate(target.classes))
 
 
 def make_model(settings: Settings, target: Any) -> MedMergeModel:
@@ -58,6 +66,7 @@ def make_model(settings: Settings, target: Any) -> MedMergeModel:
     model = MedMergeModel.from_sources(
         settings.source.sources,
         id2label=label_names(target),
+        problem_type=MULTI_LABEL if target.several else None,
         architecture=settings.source.architecture,
         image_size=settings.data.image_size,
         granularity=settings.source.granularity,  # type: ignore[arg-type]
@@ -89,13 +98,16 @@ def make_trainer(model: MedMergeModel, target: Any, settings: Settings, args: Tr
         model.to(memory_format=torch.channels_last)
     pixels = resolve_preprocessing(model)
     augment = pixels.train_transform(settings.data.crop_scale, settings.data.color_jitter)
-    patience = settings.run.patience
+    patience, loss = settings.run.patience, None
+    if settings.data.class_weights:
+        loss = BalancedLoss(balanced_weights(target["train"]["label"], len(target.classes)), target.several)
     return MedMergeTrainer(
         model=model,
         args=args,
         train_dataset=Pixels(target["train"], augment),
         eval_dataset=Pixels(target["validation"], pixels.eval_transform),
-        compute_metrics=make_compute_metrics(model.config.num_labels),
+        compute_metrics=make_compute_metrics(model.config.num_labels, target.several),
+        compute_loss_func=loss,
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
     )
 
@@ -183,6 +195,7 @@ def make_single(source: Any, settings: Settings, target: Any) -> MedMergeModel:
     return single_source_model(
         source,
         id2label=label_names(target),
+        problem_type=MULTI_LABEL if target.several else None,
         architecture=settings.source.architecture,
         image_size=settings.data.image_size,
     )
