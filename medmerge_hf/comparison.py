@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from .paired import Gain, paired_gain
+from .ranking import RANKINGS
 from .report import mean_and_spread
 
 
@@ -55,6 +58,42 @@ class Row:
     def renamed(self, method: str, **notes: Any) -> "Row":
         """The same run as another method."""
         return dataclasses.replace(self, method=method, notes={**self.notes, **notes})
+
+
+@dataclasses.dataclass(frozen=True)
+class Promise:
+    """What a source promised before any training, and the macro F1 that it then reached alone."""
+
+    target: str
+    source: str
+    seed: int
+    scores: dict[str, float]
+    reached: float
+
+
+def ranking_table(promised: Sequence[Promise]) -> tuple[list[str], list[list[str]]]:
+    """A line a target and source: the cheap scores and what it reached alone; last, how well each score ranked them.
+
+    That is Spearman's rank correlation over the sources of a target and seed, averaged.
+    """
+    from scipy.stats import spearmanr
+
+    header = ["target", "source", *RANKINGS.values(), "macro F1 alone"]
+    lines = []
+    for target, source in dict.fromkeys((p.target, p.source) for p in promised):
+        own = [p for p in promised if (p.target, p.source) == (target, source)]
+        spread = [mean_and_spread([p.scores[name] for p in own]) for name in RANKINGS]
+        lines.append([target, source, *spread, mean_and_spread([p.reached for p in own])])
+    correlations: dict[str, list[float]] = {name: [] for name in RANKINGS}
+    for target, seed in dict.fromkeys((p.target, p.seed) for p in promised):
+        own = [p for p in promised if (p.target, p.seed) == (target, seed)]
+        for name, values in correlations.items():
+            if len(own) > 1:
+                values.append(float(spearmanr([p.scores[name] for p in own], [p.reached for p in own]).statistic))
+    found = [[v for v in values if np.isfinite(v)] for values in correlations.values()]
+    if all(found):
+        lines.append(["all", "Spearman's correlation with what it reached", *map(mean_and_spread, found), "1"])
+    return header, lines
 
 
 def gains(

@@ -1,10 +1,22 @@
 """What a comparison leaves in its folder: Markdown, CSV, LaTeX, pictures, and one HTML page that holds them all."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from .comparison import BEST_SOURCE, OURS, Row, methods_of, overall_table, setting_table, settings_in, summary_table
+from .comparison import (
+    BEST_SOURCE,
+    OURS,
+    Promise,
+    Row,
+    methods_of,
+    overall_table,
+    ranking_table,
+    setting_table,
+    settings_in,
+    summary_table,
+)
 from .comparison_plots import draw_all
 from .report import markdown_table
 
@@ -78,19 +90,32 @@ def write_page(sections: dict[str, list[Table]], pictures: dict[str, list[Path]]
     file.write_text(template.render(title=title, note=NOTE, sections=parts))
 
 
-def write_report(rows: Sequence[Row], folder: Path, title: str = "Comparison") -> str:
+def write_report(
+    rows: Sequence[Row],
+    folder: Path,
+    title: str = "Comparison",
+    promised: Sequence[Promise] = (),
+    alike: Mapping[str, tuple[Sequence[str], Any]] | None = None,
+) -> str:
     """Write comparison.md, .csv, .tex, .html and the pictures.
 
     Args:
         rows: of finished runs.
         folder: where to.
         title: of the page.
+        promised: what the cheap ranking said of each source.
+        alike: setting -> names of its sources and their CKA `[S, S]`.
 
     Returns:
         The Markdown.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sections = sections_of(rows)
+    if promised:
+        sections["Which source promises most, before any training"] = [ranking_table(promised)]
+    for setting, (names, matrix) in (alike or {}).items():
+        lines = [[name, *(f"{value:.2f}" for value in row)] for name, row in zip(names, matrix, strict=True)]
+        sections[f"How alike the sources see the images: {setting}"] = [(["CKA", *names], lines)]
     parts = [f"## {name}\n\n{markdown_table(*table)}" for name, tables in sections.items() for table in tables]
     text = "\n\n".join([NOTE, *parts])
     (folder / "comparison.md").write_text(text + "\n")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from evidence import collect
+from evidence import alikeness, collect, promises
 from jobs import Plan, run_everything
 from runs import Runs
 from settings import make_settings, read_options
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         plan = make_plan(options)
         run_everything(plan, workers[0] if workers else None)
         folder = plan.runs.folder.parent
-        text = write_report(collect(plan), folder)
+        text = write_report(collect(plan), folder, promised=promises(plan), alike=alikeness(plan))
     except MedMergeError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"\n{text}\n\nWritten to {folder}")

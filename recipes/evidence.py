@@ -1,11 +1,13 @@
 """From finished runs to rows: one a setting, method and seed, with all figures; what is missing is left out."""
 
+import itertools
 from typing import Any
 
 from jobs import Plan, Setting, source_name
-from methods import EACH, USUAL
+from methods import EACH, RANKING, USUAL
 
-from medmerge_hf.comparison import BEST_SOURCE, USUAL_SOURCE, Row
+from medmerge_hf.comparison import BEST_SOURCE, USUAL_SOURCE, Promise, Row
+from medmerge_hf.ranking import likeness
 
 
 def collect(plan: Plan) -> list[Row]:
@@ -29,6 +31,32 @@ def collect(plan: Plan) -> list[Row]:
                 rows += [_best(usual, USUAL_SOURCE), _best(singles, BEST_SOURCE)]
             rows += [row for m in setting.methods if (row := _row(plan, setting, m, seed)) is not None]
     return rows
+
+
+def promises(plan: Plan) -> list[Promise]:
+    """What each source promised on each target and seed, and the best that became of it alone."""
+    found: dict[tuple[str, str, int], Promise] = {}
+    for setting in plan.settings:
+        for seed, source in itertools.product(plan.seeds, setting.sources()):
+            key = plan.key(setting, RANKING, seed, source)
+            rows = [_row(plan, setting, way, seed, source) for way in EACH]
+            if plan.runs.has(key) and all(rows):
+                name, scores = source_name(source), plan.runs.load(key).notes
+                best = max((row for row in rows if row), key=lambda row: row.validation["macro_f1"])
+                place = (setting.target or setting.name, name, seed)
+                found[place] = Promise(*place, scores, best.scores["macro_f1"])
+    return list(found.values())
+
+
+def alikeness(plan: Plan) -> dict[str, tuple[list[str], Any]]:
+    """Setting -> names of its sources and their CKA on the target's training images, with the first seed."""
+    found = {}
+    for setting in plan.settings:
+        keys = [plan.key(setting, RANKING, plan.seeds[0], source) for source in setting.sources()]
+        if all(plan.runs.has(key) for key in keys):
+            features = [plan.runs.load(key, states=True).states["features"]["train"].numpy() for key in keys]
+            found[setting.name] = ([source_name(source) for source in setting.sources()], likeness(features))
+    return found
 
 
 def _best(rows: list[Row], name: str) -> Row:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from methods import AFTER_LP_FT, ALL, EACH, SOUPS, Job, validation_f1
+from methods import AFTER_LP_FT, ALL, EACH, RANKING, SOUPS, Job, promise, validation_f1
 from runs import Outcome, Runs
 from settings import STAGES, Settings, make_settings
 from train import load_data
@@ -125,7 +125,7 @@ def run_group(plan: Plan, seed: int, target: str) -> None:
     loaded: dict[str, Any] = {}
     for setting in (s for s in plan.settings if s.target == target):
         for source in setting.sources():
-            for method in EACH:
+            for method in (RANKING, *EACH):
                 _once(plan, setting, method, seed, loaded, source)
         for method in setting.methods:
             if method == "SLERP" and len(setting.sources()) != 2:
@@ -142,14 +142,15 @@ def _once(plan: Plan, setting: Setting, method: str, seed: int, loaded: dict[str
     seconds = time.perf_counter() - start
     plan.runs.save(key, outcome, seconds)
     what = method if source is None else f"{source_name(source)}, {method}"
-    logger.warning("%s: %s, seed %d: %.3f, %.0f s", setting.name, what, seed, validation_f1(outcome), seconds)
+    found = outcome.notes if method == RANKING else f"{validation_f1(outcome):.3f}"
+    logger.warning("%s: %s, seed %d: %s, %.0f s", setting.name, what, seed, found, seconds)
 
 
 def _tuned(
     plan: Plan, setting: Setting, method: str, key: Mapping[str, Any], loaded: dict[str, Any], source: Any
 ) -> Outcome:
     """The best on validation of as many learning rates as every method may try."""
-    if plan.trials == 1 or method in SOUPS or method == "WiSE-FT":  # these train nothing themselves
+    if plan.trials == 1 or method in (*SOUPS, "WiSE-FT", RANKING):  # these train nothing themselves
         return _run(plan, setting, method, key["options"], key["seed"], loaded, source)
     import optuna
 
@@ -186,7 +187,7 @@ def _run(
         if method in AFTER_LP_FT:
             job.stages = plan.runs.load(plan.key(setting, "LP-FT", seed, source), states=True)
         with contextlib.redirect_stdout(None):
-            return (EACH if source is not None else ALL)[method](job)
+            return {**EACH, **ALL, RANKING: promise}[method](job)
 
 
 def _target(loaded: dict[str, Any], settings: Settings, target: str) -> Any:

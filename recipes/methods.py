@@ -20,6 +20,7 @@ from medmerge_hf.baselines import collapse_to, freeze_backbone, regmean_sources,
 from medmerge_hf.data import Pixels
 from medmerge_hf.metrics import sigmoid, softmax
 from medmerge_hf.normalization import recalibrate_batch_norm
+from medmerge_hf.ranking import rank, source_features
 from medmerge_hf.report import short_name
 from medmerge_hf.scores import all_scores
 from medmerge_hf.soups import average, even, greedy_soup, learned_soup
@@ -135,6 +136,15 @@ def wise_ft(job: Job) -> Outcome:
     return max([*found, stages], key=validation_f1)
 
 
+def promise(job: Job) -> Outcome:
+    """What a source promises before anything is trained ([`ranking`]); its features are kept to be compared."""
+    model = job.single()
+    batches = list(target_images(model, job.target, job.settings.run.seed))
+    labels = np.asarray(job.target["train"].shuffle(seed=job.settings.run.seed)["label"])
+    features = source_features(model, batches)
+    return Outcome({}, {}, {"features": {"train": torch.from_numpy(features).float()}}, rank(features, labels))
+
+
 def validation_f1(outcome: Outcome) -> float:
     """Macro F1 on validation."""
     return all_scores(outcome.probabilities["validation"], outcome.labels["validation"])["macro_f1"]
@@ -248,6 +258,7 @@ EACH: dict[str, Callable[[Job], Outcome]] = {
     "LP-FT re-estimated": reestimated,
     "WiSE-FT": wise_ft,
 }
+RANKING = "ranking"
 USUAL = ("fine-tuned", "LP-FT")
 ALL: dict[str, Callable[[Job], Outcome]] = {
     "uniform average": uniform_average,

@@ -41,7 +41,12 @@ def test_one_command_gives_one_table_and_no_run_twice(config, tmp_path, capsys):
     assert all(method in printed for method in [*METHODS, BEST_SOURCE])
     assert (tmp_path / "out" / "comparison.md").read_text().strip() in printed
     stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "runs").glob("*/run.json")}
-    assert len(stamps) == 2 * len(EACH) + len(METHODS)
+    assert len(stamps) == 2 * (len(EACH) + 1) + len(METHODS)
+    assert "LogME" in printed
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert page.count("<img") >= 5
+    assert "CKA" in page
+    assert r"\toprule" in (tmp_path / "out" / "comparison.tex").read_text()
     main([str(config)])
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
 
