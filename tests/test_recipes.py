@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,8 @@ def test_wrong_options_are_refused(config, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("file", sorted((RECIPES / "configs").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_config_parses(file, monkeypatch):
-    monkeypatch.setenv("MEDMERGE_DATA", "/data")
+    for name in re.findall(r"\$\{(\w+)\}", file.read_text()):
+        monkeypatch.setenv(name, "/data")
     for setting in settings_of(read_options([str(file)])):
         settings = make_settings({**setting.options, "output_dir": "out"})
         assert len(settings.source.sources) >= 2
