@@ -1,3 +1,6 @@
+from contextlib import redirect_stdout
+from io import StringIO
+
 import numpy as np
 import pytest
 import timm
@@ -18,49 +21,63 @@ STAGE = {"num_train_epochs": 1, "use_cpu": True, "disable_tqdm": True, "save_onl
 METHODS = ["uniform average", "greedy soup", "ensemble", "MedMerge (paper)", "MedMerge (best)"]
 
 
-@pytest.fixture
-def config(tmp_path, vessels):
+def write_config(folder, vessels):
     for seed in range(2):
-        timm.models.save_for_hf(network(seed), tmp_path / str(seed), safe_serialization=True)
+        timm.models.save_for_hf(network(seed), folder / str(seed), safe_serialization=True)
     options = {
-        "sources": [str(tmp_path / "0"), str(tmp_path / "1")],
+        "sources": [str(folder / "0"), str(folder / "1")],
         "data": str(vessels),
         "image_size": 32,
-        "output_dir": str(tmp_path / "out"),
+        "output_dir": str(folder / "out"),
         "merge": STAGE,
         "finetune": {**STAGE, "learning_rate": 1e-3},
         "compare": {"methods": METHODS, "best": {"align": "weights"}},
     }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
-    return tmp_path / "config.yaml"
+    (folder / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
+    return folder / "config.yaml"
 
 
-def test_one_command_gives_one_table_and_no_run_twice(config, tmp_path, capsys):
-    main([str(config)])
-    printed = capsys.readouterr().out
-    assert all(method in printed for method in [*METHODS, BEST_SOURCE])
-    assert (tmp_path / "out" / "comparison.md").read_text().strip() in printed
-    stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "runs").glob("*/run.json")}
-    assert len(stamps) == 2 * (len(EACH) + 1) + len(METHODS)
-    assert "LogME" in printed
-    page = (tmp_path / "out" / "comparison.html").read_text()
+@pytest.fixture
+def config(tmp_path, vessels):
+    return write_config(tmp_path, vessels)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, vessels):
+    """A comparison that was run: its config and what it printed."""
+    config = write_config(tmp_path_factory.mktemp("compared"), vessels)
+    with redirect_stdout(StringIO()) as printed:
+        main([str(config)])
+    return config, printed.getvalue()
+
+
+def test_one_command_gives_one_table_and_one_page(finished):
+    config, printed = finished
+    folder = config.parent / "out"
+    assert all(method in printed for method in [*METHODS, BEST_SOURCE, "LogME"])
+    assert (folder / "comparison.md").read_text().strip() in printed
+    page = (folder / "comparison.html").read_text()
     assert page.count("<img") >= 5
     assert "CKA" in page
-    assert r"\toprule" in (tmp_path / "out" / "comparison.tex").read_text()
+    assert r"\toprule" in (folder / "comparison.tex").read_text()
+
+
+def test_no_run_is_repeated(finished, capsys):
+    config, _ = finished
+    stamps = {file: file.stat().st_mtime_ns for file in (config.parent / "out" / "runs").glob("*/run.json")}
+    assert len(stamps) == 2 * (len(EACH) + 1) + len(METHODS)
     main([str(config)])
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
 
 
-def test_the_best_source_is_chosen_on_validation(config):
-    plan = make_plan(read_options([str(config), "--seeds", "3"]))
-    run_everything(plan)
-    rows = collect(plan)
-    singles = [row for row in rows if ", " in row.method]
+def test_the_best_source_is_chosen_on_validation(finished):
+    rows = collect(make_plan(read_options([str(finished[0])])))
+    singles = [row for row in rows if row.method.startswith(("0, ", "1, "))]
     best = next(row for row in rows if row.method == BEST_SOURCE)
+    assert len(singles) == 2 * len(EACH)
     assert best.validation["macro_f1"] == max(row.validation["macro_f1"] for row in singles)
-    assert {row.seed for row in rows} == {3}
     ensemble = next(row for row in rows if row.method == "ensemble")
-    tuned = [row.probabilities for row in singles if row.method.endswith("fine-tuned")]
+    tuned = [row.probabilities for row in singles if row.method.endswith(", fine-tuned")]
     assert np.allclose(ensemble.probabilities, np.mean(tuned, axis=0))
 
 
