@@ -29,6 +29,7 @@ SWEEPS = 4
 LEAST_GAIN = 1e-3  # of the largest likeness, a channel; less is not worth another sweep
 POSITIONS = 512  # of an intermediate result and batch, drawn for the correlation of its channels
 NODES = 4  # intermediate results a group
+TIE = 1e-4  # of a correlation
 TOLERANCE = 1e-4
 
 
@@ -169,7 +170,9 @@ def match_activations(
             for name, dim in nodes:
                 axis = found.nodes[name][dim]
                 likeness[group] += _correlation(ours[name], theirs[name], axis, dim, group, found.groups.sizes)
-    return {g: _assign(matrix, torch.arange(len(matrix)))[0] for g, matrix in likeness.items()}
+    # Channels that never respond are like no other: where nothing says more, a channel keeps its place.
+    kept = {g: matrix + TIE * torch.eye(len(matrix)) for g, matrix in likeness.items()}
+    return {g: _assign(matrix, torch.arange(len(matrix)))[0] for g, matrix in kept.items()}
 
 
 # Results of these say what a channel means; those of others are the same again, or raw sums.

@@ -69,9 +69,11 @@ def _row(plan: Plan, setting: Setting, method: str, seed: int, source: Any = Non
     if not plan.runs.has(key):
         return None
     outcome = plan.runs.load(key)
+    if isinstance(setting.ordered, tuple):
+        outcome = outcome.in_order(setting.ordered)
     name = method if source is None else f"{source_name(source)}, {method}"
     split = "test" if "test" in outcome.labels else "validation"
-    scores = {part: outcome.scores(part, setting.ordered) for part in outcome.labels}
+    scores = {part: outcome.scores(part, bool(setting.ordered)) for part in outcome.labels}
     return Row(
         setting.name,
         name,

@@ -27,12 +27,21 @@ RATES = {"merge": (3e-4, 3e-3), "finetune": (3e-5, 1e-3)}  # that trials draw le
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One target with one list of sources, and the options of both."""
+    """One target with one list of sources, and the options of both.
+
+    Attributes:
+        target: its name.
+        merge: name of the list of sources.
+        options: of `train.py`.
+        ordered: names of the classes as grades, or whether they are grades as they stand.
+        methods: of all sources.
+        fraction: share of the labels, where there are several.
+    """
 
     target: str
     merge: str
     options: dict[str, Any]
-    ordered: bool = False
+    ordered: tuple[str, ...] | bool = False
     methods: tuple[str, ...] = ()
     fraction: float | None = None
 
@@ -69,7 +78,8 @@ def settings_of(options: Mapping[str, Any]) -> list[Setting]:
                 continue
             own = {key: value for key, value in {**data, **sources}.items() if key not in NOT_OPTIONS}
             methods = tuple(sources.get("methods") or section.get("methods") or ALL)
-            ordered = bool(data.get("ordered", section.get("ordered", False)))
+            grades = data.get("ordered", section.get("ordered", False))
+            ordered = tuple(grades) if isinstance(grades, list) else bool(grades)
             if unknown := set(methods) - set(ALL):
                 raise SettingsError(f"Unknown methods {sorted(unknown)}; there are {', '.join(ALL)}.")
             for fraction in section.get("label_fractions") or [None]:

@@ -5,13 +5,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file, save_file
 
+from medmerge_hf.errors import SettingsError
 from medmerge_hf.scores import all_scores
 
 
@@ -37,6 +38,20 @@ class Outcome:
     def scores(self, split: str, ordered: bool = False) -> dict[str, float]:
         """All figures of a split."""
         return all_scores(self.probabilities[split], self.labels[split], ordered)
+
+    def in_order(self, names: Sequence[str]) -> "Outcome":
+        """The same with the classes in another order."""
+        classes = list(self.notes["classes"])
+        if sorted(classes) != sorted(names):
+            raise SettingsError(f"ordered names the grades {list(names)}, the target has {classes}.")
+        order = [classes.index(name) for name in names]
+        rank = np.argsort(order)
+        return dataclasses.replace(
+            self,
+            probabilities={split: values[:, order] for split, values in self.probabilities.items()},
+            labels={split: rank[values] for split, values in self.labels.items()},
+            notes={**self.notes, "classes": list(names)},
+        )
 
 
 class Runs:

@@ -47,6 +47,15 @@ def shuffled(found, seed=1):
     return {g: torch.randperm(found.groups.sizes[g], generator=generator) for g in found.free()}
 
 
+def test_channels_that_never_respond_stay_where_they_are():
+    _, images, found, tensors = parts("resnet")
+    with torch.no_grad():
+        for name in ("bn1.weight", "bn1.bias"):
+            tensors[name][::2] = 0.0
+    back = match_activations(tensors, tensors, found, [images])
+    assert all(torch.equal(order, torch.arange(len(order))) for order in back.values())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_permutation_preserves_the_function_and_is_found_back(family):
     network, images, found, tensors = parts(family)

@@ -125,6 +125,19 @@ def test_a_run_is_kept_whole_or_not_at_all(tmp_path):
     assert not runs.has({**key, "seed": 1})
 
 
+def test_grades_are_put_in_their_order():
+    probabilities = np.eye(3)[[0, 1, 2]]
+    outcome = Outcome(
+        {"test": probabilities}, {"test": np.array([0, 1, 2])}, notes={"classes": ["mild", "none", "severe"]}
+    )
+    found = outcome.in_order(["none", "mild", "severe"])
+    assert found.labels["test"].tolist() == [1, 0, 2]
+    assert found.scores("test", ordered=True)["qwk"] == 1.0
+    assert found.notes["classes"] == ["none", "mild", "severe"]
+    with pytest.raises(SettingsError, match="severe"):
+        outcome.in_order(["none", "mild"])
+
+
 def test_unknown_methods_are_refused(config):
     options = read_options([str(config)])
     options["compare"]["methods"] = ["magic"]
