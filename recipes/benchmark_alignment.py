@@ -19,8 +19,9 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from building import load_data
 from settings import make_settings, read_options
-from train import load_data, merge_and_finetune
+from train import merge_and_finetune
 from transformers import set_seed
 from transformers.utils import logging as hf_logging
 

@@ -18,8 +18,9 @@ from typing import Any
 import datasets
 import torch
 from benchmark_alignment import DEFAULTS, SOURCES, STAGES, interval
+from building import load_data
 from settings import Settings, make_settings, read_options
-from train import evaluate, load_data, make_trainer, merge
+from train import evaluate, make_trainer, merge
 from transformers import set_seed
 from transformers.utils import logging as hf_logging
 

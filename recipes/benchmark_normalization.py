@@ -21,8 +21,9 @@ import datasets
 import timm
 import torch
 from benchmark_alignment import DEFAULTS, SOURCES, STAGES, TARGETS, interval, several
+from building import load_data, make_model
 from settings import Settings, make_settings, read_options
-from train import evaluate, load_data, make_model, make_trainer
+from train import evaluate, make_trainer
 from transformers import set_seed
 from transformers.utils import logging as hf_logging
 

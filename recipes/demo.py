@@ -20,9 +20,10 @@ import datasets
 import numpy as np
 import timm
 import torch
+from building import label_names, load_data, make_single
 from phantoms import TASKS, write_task
 from settings import make_settings
-from train import evaluate, label_names, load_data, lp_ft, make_single, make_trainer, run
+from train import evaluate, lp_ft, make_trainer, run
 from transformers import pipeline, set_seed
 from transformers.utils import logging as hf_logging
 

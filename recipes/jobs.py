@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from building import load_data
 from methods import AFTER_LP_FT, ALL, EACH, RANKING, SOUPS, Job, promise, validation_f1
 from runs import Outcome, Runs
 from settings import STAGES, Settings, make_settings
-from train import load_data
 
 from medmerge_hf.errors import SettingsError
 from medmerge_hf.report import short_name

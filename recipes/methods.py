@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from building import make_model, make_single, target_images
+from choosing import choose_sources
 from runs import Outcome
 from settings import Settings
-from train import eval_transform, make_model, make_single, make_trainer, target_images
+from train import eval_transform, make_trainer
 from transformers import set_seed
 
 from medmerge_hf import MedMergeModel, MedMergeTrainer
@@ -229,6 +231,7 @@ def ensemble(job: Job) -> Outcome:
 
 def medmerge(job: Job) -> Outcome:
     """The merge as the settings have it: kernel weights and head learn, then everything."""
+    job = dataclasses.replace(job, settings=choose_sources(job.settings, job.target))
     model = job.merging()
     trainer = job.trainer(model, "merge")
     trainer.train()

@@ -73,6 +73,10 @@ class SourceArguments:
     estimate: str | None = dataclasses.field(
         default=None, metadata={"help": "Start from an estimate of the kernel weights: regmean or fisher."}
     )
+    keep_best: int | None = dataclasses.field(
+        default=None,
+        metadata={"help": "Merge so many of the sources, those on which a linear probe does best, in that order."},
+    )
     align: str | None = dataclasses.field(
         default=None,
         metadata={"help": "Permute the sources' channels onto the anchor's first: weights or activations."},
@@ -244,6 +248,8 @@ def make_settings(raw: Mapping[str, Any]) -> Settings:
     rest = {key: value for key, value in options.items() if key not in STAGES}
     source, data, run = _parse((SourceArguments, DataArguments, RunArguments), rest)
     source.sources = [read_source(text) for text in source.sources]
+    if source.keep_best is not None and source.keep_best < 2:
+        raise SettingsError(f"--keep_best {source.keep_best} leaves nothing to merge: keep 2 at least.")
     if source.estimate not in (None, *ESTIMATES):
         raise SettingsError(f"--estimate {source.estimate} is not one of {', '.join(ESTIMATES)}.")
     for name, value in (("sources", source.sources), ("data", data.data), ("output_dir", run.output_dir)):

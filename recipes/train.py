@@ -10,19 +10,21 @@ two stages. `${NAME}` in it is an environment variable. What stands on the comma
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from building import load_data, make_model, make_single
+from choosing import choose_sources
 from settings import Settings, claim_output_dir, make_settings, read_options, recipe_of, write_whole
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
-from medmerge_hf import MedMergeModel, MedMergeTrainer, init_by_fisher, init_by_regression, single_source_model
+from medmerge_hf import MedMergeModel, MedMergeTrainer
 from medmerge_hf.baselines import freeze_backbone
-from medmerge_hf.data import Pixels, load_target
+from medmerge_hf.data import Pixels
 from medmerge_hf.errors import MedMergeError
 from medmerge_hf.imbalance import BalancedLoss, balanced_weights
 from medmerge_hf.metrics import make_compute_metrics
@@ -30,66 +32,6 @@ from medmerge_hf.provenance import METHOD, record_data
 from medmerge_hf.report import markdown_table
 from medmerge_hf.resuming import last_checkpoint
 from medmerge_hf.transforms import resolve_preprocessing
-
-
-MULTI_LABEL = "multi_label_classification"
-
-
-def load_data(settings: Settings) -> Any:
-    """The target data set of the settings."""
-    d = settings.data
-    return load_target(
-        d.data,
-        name=d.data_name,
-        revision=d.data_revision,
-        image_column=d.image_column,
-        label_column=d.label_column,
-        group_column=d.group_column,
-        multi_label=d.multi_label,
-        dicom_window=d.dicom_window,
-        validation_fraction=d.validation_fraction,
-        test_fraction=d.test_fraction,
-        label_fraction=d.label_fraction,
-        skip_unreadable=d.skip_unreadable,
-        drop_duplicates=d.drop_duplicates,
-        seed=settings.run.seed,
-    )
-
-
-def label_names(target: Any) -> dict[int, str]:
-    """Class index -> name of a loaded target."""
-    return dict(enumerate(target.classes))
-
-
-def make_model(settings: Settings, target: Any) -> MedMergeModel:
-    """The sources of the settings, ready for the merge stage on a target."""
-    model = MedMergeModel.from_sources(
-        settings.source.sources,
-        id2label=label_names(target),
-        problem_type=MULTI_LABEL if target.several else None,
-        architecture=settings.source.architecture,
-        image_size=settings.data.image_size,
-        granularity=settings.source.granularity,  # type: ignore[arg-type]
-        constraint=settings.source.constraint,  # type: ignore[arg-type]
-        init=settings.source.init[0] if len(settings.source.init) == 1 else settings.source.init,
-        include=settings.source.include,
-        exclude=settings.source.exclude,
-        freeze=settings.source.freeze,
-    )
-    if align := settings.source.align:
-        given = None if align == "weights" else target_images(model, target, settings.run.seed)
-        model.align(align, given, settings.source.align_jointly)  # type: ignore[arg-type]
-    if method := settings.source.estimate:
-        estimate = init_by_regression if method == "regmean" else init_by_fisher
-        estimate(model, target_images(model, target, settings.run.seed))
-    return model
-
-
-def target_images(model: MedMergeModel, target: Any, seed: int) -> Iterator[torch.Tensor]:
-    """Batches of training images as the model takes them, without augmentation."""
-    pixels, images = resolve_preprocessing(model), target["train"].shuffle(seed=seed)["image"]
-    for start in range(0, len(images), 32):
-        yield torch.stack([pixels.eval_transform(image) for image in images[start : start + 32]])
 
 
 def make_trainer(model: MedMergeModel, target: Any, settings: Settings, args: TrainingArguments) -> MedMergeTrainer:
@@ -190,17 +132,6 @@ def lp_ft(model: MedMergeModel, target: Any, settings: Settings, record: int = 0
     return figures | evaluate(trainer, target, "finetuned", record)
 
 
-def make_single(source: Any, settings: Settings, target: Any) -> MedMergeModel:
-    """One source of the settings, alone."""
-    return single_source_model(
-        source,
-        id2label=label_names(target),
-        problem_type=MULTI_LABEL if target.several else None,
-        architecture=settings.source.architecture,
-        image_size=settings.data.image_size,
-    )
-
-
 def train_alone(target: Any, settings: Settings) -> list[dict[str, Any]]:
     """Train each source alone; rows for the table of results. Those that a killed run finished are not repeated."""
     rows = []
@@ -241,6 +172,7 @@ def run(settings: Settings) -> dict[str, float]:
     with settings.merge.main_process_first(desc="claim the output folder"):
         folder = claim_output_dir(settings)
     target = load_data(settings)
+    settings = choose_sources(settings, target)
     set_seed(settings.run.seed)
     model, figures = merge_and_finetune(target, settings, settings.run.resamples, resume=True)
     if settings.run.sources_alone:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import timm
+from building import load_data
+from choosing import choose_sources
 from conftest import network
 from jobs import settings_of
 from settings import make_settings, read_options
@@ -56,6 +58,20 @@ def test_train_merges_finetunes_exports_and_reports(config, tmp_path, capsys):
     assert model.config.id2label == {0: "clear", 1: "dots", 2: "patches"}
     assert model.kernel_weights()["weight"].nunique() > 10
     assert (tmp_path / "out" / "medmerge" / "kernel_weights.png").stat().st_size > 1000
+
+
+def test_the_sources_that_promise_most_are_merged(config, tmp_path):
+    timm.models.save_for_hf(network(2), tmp_path / "2", safe_serialization=True)
+    sources = [str(tmp_path / name) for name in "012"]
+    options = {**read_options([str(config)]), "sources": sources}
+    target = load_data(make_settings(options))
+    assert choose_sources(make_settings(options), target).source.sources == sources
+    kept = choose_sources(make_settings({**options, "keep_best": 2}), target)
+    every = choose_sources(make_settings({**options, "keep_best": 3}), target)
+    assert sorted(every.source.sources) == sources
+    assert kept.source.sources == every.source.sources[:2] == kept.options["sources"]
+    with pytest.raises(SettingsError, match="keep 2 at least"):
+        make_settings({**options, "keep_best": 1})
 
 
 def test_the_same_seed_gives_the_same_results_and_another_seed_others(config, tmp_path):
