@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from accelerate.state import PartialState
 from evidence import alikeness, collect, promises
 from jobs import Plan, run_everything
 from runs import Runs
@@ -52,10 +53,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         plan = make_plan(options)
         run_everything(plan, workers[0] if workers else None)
         folder = plan.runs.folder.parent
-        text = write_report(collect(plan), folder, promised=promises(plan), alike=alikeness(plan))
+        with PartialState().local_main_process_first():
+            text = write_report(collect(plan), folder, promised=promises(plan), alike=alikeness(plan))
     except MedMergeError as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    print(f"\n{text}\n\nWritten to {folder}")
+    if PartialState().is_main_process:
+        print(f"\n{text}\n\nWritten to {folder}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from accelerate.state import PartialState
+from accelerate.utils import broadcast_object_list
 from building import load_data
 from methods import AFTER_LP_FT, ALL, EACH, RANKING, SOUPS, Job, promise, validation_f1
 from runs import Outcome, Runs
@@ -130,6 +132,11 @@ class Plan:
                 yield seed, target
 
 
+def agreed(value: Any) -> Any:
+    """What the main process of a distributed run says."""
+    return broadcast_object_list([value])[0] if PartialState().num_processes > 1 else value
+
+
 def run_group(plan: Plan, seed: int, target: str) -> None:
     """Everything of one target and seed that is not done yet."""
     loaded: dict[str, Any] = {}
@@ -145,12 +152,14 @@ def run_group(plan: Plan, seed: int, target: str) -> None:
 
 def _once(plan: Plan, setting: Setting, method: str, seed: int, loaded: dict[str, Any], source: Any = None) -> None:
     key = plan.key(setting, method, seed, source)
-    if plan.runs.has(key):
+    if agreed(plan.runs.has(key)):
         return
     start = time.perf_counter()
     outcome = _tuned(plan, setting, method, key, loaded, source)
     seconds = time.perf_counter() - start
-    plan.runs.save(key, outcome, seconds)
+    with PartialState().main_process_first():
+        if not plan.runs.has(key):
+            plan.runs.save(key, outcome, seconds)
     what = method if source is None else f"{source_name(source)}, {method}"
     found = outcome.notes if method == RANKING else f"{validation_f1(outcome):.3f}"
     logger.warning("%s: %s, seed %d: %s, %.0f s", setting.name, what, seed, found, seconds)
@@ -188,7 +197,8 @@ def _run(
     loaded: dict[str, Any],
     source: Any,
 ) -> Outcome:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as own:
+        folder = agreed(own)  # all processes of a distributed run share their checkpoints
         settings = make_settings({**options, "seed": seed, "output_dir": folder, "disable_tqdm": None})
         job = Job(settings, _target(loaded, settings, setting.target))
         if method in SOUPS:
@@ -197,7 +207,9 @@ def _run(
         if method in AFTER_LP_FT:
             job.stages = plan.runs.load(plan.key(setting, "LP-FT", seed, source), states=True)
         with contextlib.redirect_stdout(None):
-            return {**EACH, **ALL, RANKING: promise}[method](job)
+            outcome = {**EACH, **ALL, RANKING: promise}[method](job)
+        PartialState().wait_for_everyone()  # before the folder goes
+        return outcome
 
 
 def _target(loaded: dict[str, Any], settings: Settings, target: str) -> Any:

@@ -1,5 +1,9 @@
+import os
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +100,23 @@ def test_sources_are_shared_by_merges_and_targets_may_be_left_out(config, tmp_pa
     assert plan.key(both, "Fisher", 0) != plan.key(back, "Fisher", 0)
     assert other.ordered
     assert list(plan.groups()) == [(0, "a"), (0, "b")]
+
+
+@pytest.mark.slow
+def test_two_processes_give_one_comparison(config):
+    recipes = Path(__file__).parents[1] / "recipes"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    command = [
+        *launch,
+        str(recipes / "accelerate" / "cpu_two_processes.yaml"),
+        str(recipes / "compare.py"),
+        str(config),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("## All settings") == 1
+    rows = collect(make_plan(read_options([str(config)])))
+    assert {row.method for row in rows} >= set(METHODS)
 
 
 @pytest.mark.slow
