@@ -15,7 +15,8 @@ from choosing import choose_sources
 from runs import Outcome
 from settings import Settings
 from train import eval_transform, make_trainer
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
+from transformers.trainer_utils import SaveStrategy
 
 from medmerge_hf import MedMergeModel, MedMergeTrainer
 from medmerge_hf.baselines import collapse_to, freeze_backbone, regmean_sources, slerp_sources
@@ -31,6 +32,27 @@ from medmerge_hf.soups import average, even, greedy_soup, learned_soup
 SHARES = (0.25, 0.5, 0.75)
 IMAGES = 128  # of the target, for estimates and statistics
 State = dict[str, torch.Tensor]
+
+
+class KeepBest(TrainerCallback):
+    """The best model on validation, kept in memory: checkpoints would take as long as training a small model."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Nothing is kept yet."""
+        self.score = -np.inf
+        self.kept: State = {}
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Keep what learns, and the statistics, if it is better than before."""
+        score = kwargs["metrics"]["eval_macro_f1"]
+        if score > self.score:
+            frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+            found = {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+            self.score, self.kept = score, {name: tensor.detach().clone() for name, tensor in found.items()}
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Back to the best."""
+        model.load_state_dict(self.kept, strict=False)
 
 
 @dataclasses.dataclass
@@ -52,13 +74,17 @@ class Job:
     def trainer(self, model: MedMergeModel, stage: str) -> MedMergeTrainer:
         """For `merge`, `finetune`, or `both` with the epochs of both."""
         settings = self.settings
-        args = settings.merge if stage == "merge" else settings.finetune
+        args = copy.copy(settings.merge if stage == "merge" else settings.finetune)
+        keep_best = args.load_best_model_at_end
+        args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
         if stage == "both":
             epochs = settings.merge.num_train_epochs + settings.finetune.num_train_epochs
-            args = copy.copy(args)
             args.num_train_epochs = epochs
         set_seed(settings.run.seed)
-        return make_trainer(model, self.target, settings, args)
+        trainer = make_trainer(model, self.target, settings, args)
+        if keep_best:
+            trainer.add_callback(KeepBest())
+        return trainer
 
     def images(self, model: MedMergeModel) -> list[torch.Tensor]:
         """Batches of training images without augmentation."""
