@@ -222,3 +222,9 @@ def test_an_unknown_export_dtype_is_refused(model, tmp_path):
     with pytest.raises(SettingsError, match="float32, bfloat16, float16"):
         model.save_pretrained(tmp_path / "out", dtype="int8")
     assert not (tmp_path / "out").exists()
+
+
+def test_saving_draws_no_random_numbers(model, tmp_path):
+    state = torch.get_rng_state()
+    model.save_pretrained(tmp_path / "out")
+    assert torch.equal(torch.get_rng_state(), state)
