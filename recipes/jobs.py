@@ -11,7 +11,7 @@ from typing import Any
 from accelerate.state import PartialState
 from accelerate.utils import broadcast_object_list
 from building import load_data
-from methods import AFTER_LP_FT, ALL, EACH, RANKING, SOUPS, Job, promise, validation_f1
+from methods import AFTER_FINE_TUNING, AFTER_LP_FT, ALL, EACH, RANKING, Job, promise, validation_f1
 from runs import Outcome, Runs
 from settings import STAGES, Settings, make_settings
 
@@ -169,7 +169,8 @@ def _tuned(
     plan: Plan, setting: Setting, method: str, key: Mapping[str, Any], loaded: dict[str, Any], source: Any
 ) -> Outcome:
     """The best on validation of as many learning rates as every method may try."""
-    if plan.trials == 1 or method in (*SOUPS, "WiSE-FT", RANKING):  # these train nothing themselves
+    untuned = (*AFTER_FINE_TUNING, "WiSE-FT", RANKING)  # they take trained networks as they are, or train none
+    if plan.trials == 1 or method in untuned:
         return _run(plan, setting, method, key["options"], key["seed"], loaded, source)
     import optuna
 
@@ -201,7 +202,7 @@ def _run(
         folder = agreed(own)  # all processes of a distributed run share their checkpoints
         settings = make_settings({**options, "seed": seed, "output_dir": folder, "disable_tqdm": None})
         job = Job(settings, _target(loaded, settings, setting.target))
-        if method in SOUPS:
+        if method in AFTER_FINE_TUNING:
             keys = [plan.key(setting, "fine-tuned", seed, source) for source in setting.sources()]
             job.tuned = [plan.runs.load(key, states=True) for key in keys]
         if method in AFTER_LP_FT:

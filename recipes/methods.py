@@ -270,6 +270,34 @@ def medmerge(job: Job) -> Outcome:
     return job.outcome(trainer, depth=depth, merged=merged)
 
 
+def medmerge_tuned(job: Job, learned: bool = True) -> Outcome:
+    """The merge of the fine-tuned sources, aligned, beginning with the best of them, which stays if it is the better.
+
+    It costs what a soup or the ensemble costs, every source fine-tuned, and a merge stage; nothing follows.
+    """
+    order = sorted(range(len(job.tuned)), key=lambda place: -validation_f1(job.tuned[place]))
+    states = [job.tuned[place].states["end"] for place in order]
+    sources = []
+    for state in states:
+        alone = job.single()
+        alone.network.load_state_dict(state)
+        sources.append(getattr(alone.network, "timm_model", alone.network))
+    model = job.merging(sources=sources, align="activations", keep_best=None)
+    model.network.load_state_dict(states[0])  # the head of the best, too
+    model.merge.source_bias.requires_grad_(learned)  # type: ignore[union-attr]
+    trainer = job.trainer(model, "merge")
+    trainer.args.eval_on_start = True
+    trainer.train()
+    depth = by_depth(model)
+    trainer.collapse()
+    return max([job.tuned[order[0]], job.outcome(trainer, depth=depth)], key=validation_f1)
+
+
+def longer(job: Job) -> Outcome:
+    """What the merge of fine-tuned sources does beside merging: the best one's head trained on, new statistics."""
+    return medmerge_tuned(job, learned=False)
+
+
 def by_depth(model: MedMergeModel) -> dict[str, dict[str, float]]:
     """Stage of the network -> source -> mean share over the stage's kernels."""
     table = model.source_shares()
@@ -299,8 +327,17 @@ ALL: dict[str, Callable[[Job], Outcome]] = {
     "greedy soup": greedy,
     "learned soup": learned,
     "ensemble": ensemble,
+    "fine-tuned longer": longer,
     "MedMerge (paper)": medmerge,
     "MedMerge (best)": medmerge,
+    "MedMerge of fine-tuned": medmerge_tuned,
 }
 AFTER_LP_FT = ("LP-FT re-estimated", "WiSE-FT")
-SOUPS = ("uniform soup", "greedy soup", "learned soup", "ensemble")
+AFTER_FINE_TUNING = (
+    "uniform soup",
+    "greedy soup",
+    "learned soup",
+    "ensemble",
+    "fine-tuned longer",
+    "MedMerge of fine-tuned",
+)
