@@ -10,6 +10,7 @@ from .comparison import (
     OURS,
     Promise,
     Row,
+    gains,
     methods_of,
     overall_table,
     ranking_table,
@@ -123,7 +124,7 @@ def write_report(
         "\n\n".join(f"% {name}\n{latex_table(t)}" for name, ts in sections.items() for t in ts) + "\n"
     )
     write_csv(rows, folder / "comparison.csv")
-    ours = [method for method in methods_of(rows) if method.startswith(OURS)]
-    pictures = draw_all(rows, folder / "pictures", (ours or [BEST_SOURCE])[-1])
+    found = [(gain.mean, m) for m in methods_of(rows) if m.startswith(OURS) and (gain := gains(rows, m)) is not None]
+    pictures = draw_all(rows, folder / "pictures", max(found)[1] if found else BEST_SOURCE)
     write_page(sections, pictures, folder / "comparison.html", title)
     return text
