@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .source_networks import observed_features, source_networks
+from .networks import observed_features
+from .source_networks import source_networks
 
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import SettingsError, StateError
-from .networks import backbone_module
-from .source_networks import observed_features, source_networks
+from .networks import backbone_module, observed_features
+from .source_networks import source_networks
 
 
 if TYPE_CHECKING:

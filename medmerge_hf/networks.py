@@ -1,6 +1,7 @@
 """The ordinary timm / transformers networks that a merge starts from and ends as."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -156,3 +157,34 @@ def target_labels(num_labels: int | None, id2label: Mapping[int, str] | None) ->
             f"The target task has {count or 'no'} labels: pass num_labels=... or id2label={{0: 'benign', ...}}."
         )
     return labels
+
+
+@contextmanager
+def observed_features(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Watch what reaches the linear layers of a network.
+
+    Args:
+        network: a classifier with a linear head.
+
+    Yields:
+        A list that holds, after a forward pass, the input of the linear layer that ran last: the features `[N, D]`.
+
+    Example:
+        >>> import torch
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> with observed_features(network) as seen:
+        ...     _ = network(torch.zeros(1, 1, 2, 2))
+        >>> seen[-1].shape
+        torch.Size([1, 4])
+    """
+    seen: list[Tensor] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs: seen.__setitem__(slice(None), [inputs[0]]))
+        for module in network.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

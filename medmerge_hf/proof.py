@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .networks import observed_features
 from .references import NetworkDialect
 
 
@@ -29,17 +30,8 @@ def features(network: nn.Module, images: Tensor) -> list[Tensor]:
     Returns:
         Input of the linear layer that ran last, where there is one, then the output; each averaged over space.
     """
-    last: list[Tensor] = []
-    hooks = [
-        module.register_forward_pre_hook(lambda _, inputs: last.__setitem__(slice(None), [inputs[0]]))
-        for module in network.modules()
-        if isinstance(module, nn.Linear)
-    ]
-    try:
+    with observed_features(network) as last:
         output: Any = network.eval()(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     output = getattr(output, "pooler_output", None) if hasattr(output, "last_hidden_state") else output
     output = getattr(output, "logits", output)
     found = [*last, *([output] if isinstance(output, Tensor) else [])]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .distillation import linear_cka
-from .source_networks import observed_features
+from .networks import observed_features
 
 
 RANKINGS = {"logme": "LogME", "h_score": "H-score", "probe": "linear probe, macro F1"}

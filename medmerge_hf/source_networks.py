@@ -1,8 +1,6 @@
 """The sources of a merge as tensors and as networks of their own again: anchor plus difference, own statistics."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -52,34 +50,3 @@ def source_networks(model: "MedMergeModel") -> list[nn.Module]:
         load_backbone(network, tensors)
         networks.append(network)
     return networks
-
-
-@contextmanager
-def observed_features(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Watch what reaches the linear layers of a network.
-
-    Args:
-        network: a classifier with a linear head.
-
-    Yields:
-        A list that holds, after a forward pass, the input of the linear layer that ran last: the features `[N, D]`.
-
-    Example:
-        >>> import torch
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-        >>> with observed_features(network) as seen:
-        ...     _ = network(torch.zeros(1, 1, 2, 2))
-        >>> seen[-1].shape
-        torch.Size([1, 4])
-    """
-    seen: list[Tensor] = []
-    hooks = [
-        module.register_forward_pre_hook(lambda _, inputs: seen.__setitem__(slice(None), [inputs[0]]))
-        for module in network.modules()
-        if isinstance(module, nn.Linear)
-    ]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()

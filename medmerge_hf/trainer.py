@@ -21,9 +21,9 @@ from .export import push_export
 from .levers import HeadFirst, KernelAverage, StartingPoint, layer_scales, scale_learning_rates
 from .metrics import bootstrap_intervals
 from .modeling_medmerge import MedMergeModel
+from .networks import observed_features
 from .provenance import record_result, record_training
 from .resuming import checkpoint_problems, discard_incomplete, last_checkpoint, stopped_early
-from .source_networks import observed_features
 from .training_args import KERNEL_LEARNING_RATE
 
 

@@ -22,7 +22,14 @@ from medmerge_hf.errors import SettingsError
 
 
 STAGE = {"num_train_epochs": 1, "use_cpu": True, "disable_tqdm": True, "save_only_model": True}
-METHODS = ["uniform average", "greedy soup", "ensemble", "fine-tuned longer", "MedMerge (best)", "MedMerge of fine-tuned"]
+METHODS = [
+    "uniform average",
+    "greedy soup",
+    "ensemble",
+    "fine-tuned longer",
+    "MedMerge (best)",
+    "MedMerge of fine-tuned",
+]
 
 
 def write_config(folder, vessels):

@@ -9,7 +9,7 @@ from medmerge_hf.averaging import RAW
 from medmerge_hf.distillation import SourceFeatures, linear_cka
 from medmerge_hf.errors import SettingsError
 from medmerge_hf.levers import START, StartingPoint, layer_scales
-from medmerge_hf.source_networks import observed_features
+from medmerge_hf.networks import observed_features
 
 
 DATA = [{"pixel_values": torch.rand(3, 32, 32), "labels": i % 2} for i in range(16)]

@@ -2,7 +2,8 @@ import torch
 from conftest import network
 
 from medmerge_hf import MedMergeModel
-from medmerge_hf.source_networks import observed_features, source_networks
+from medmerge_hf.networks import observed_features
+from medmerge_hf.source_networks import source_networks
 
 
 def test_each_source_is_itself_again_with_its_own_statistics():
