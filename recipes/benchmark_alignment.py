@@ -148,7 +148,7 @@ def main() -> None:
     text = f"# Alignment, granularity, number of sources\n\nPrinted by `recipes/benchmark_alignment.py` ({machine})."
     data = "MobileNetV2 (torchvision ImageNet, then fundus, TF ImageNet, faces) and ResNet-18 (ImageNet, fundus) -> "
     more = "fundus_dr (353 training images, 150 for the test); EfficientNet-B0 (mango leaves, drawings) -> blood_cells"
-    size = "(236, 101). 64 px, 5 + 5 epochs"
+    size = "(236, 101; the two share an initialisation, so weights match where they are). 64 px, 5 + 5 epochs"
     note = f"{data}{more} {size}; macro F1 on test, mean over seeds with its 95 % bootstrap interval."
     REPORT.write_text(f"{text} {note}\n\n{table(rows)}\n")
     print(table(rows))
