@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate.state import PartialState
@@ -235,7 +237,9 @@ def run_everything(plan: Plan, workers: int | None = None) -> None:
         return
     import ray
 
-    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=True)
+    # Workers find the recipes where this process does (on a cluster: on a file system that the machines share).
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ray.init(ignore_reinit_error=True, include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": paths}})
     gpus = ray.cluster_resources().get("GPU", 0) / workers
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(run_group)
     waiting = [remote.remote(plan, seed, target) for seed, target in plan.groups()]
