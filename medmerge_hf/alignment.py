@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .channels import Axis, reorder
 from .errors import AlignmentError
+from .networks import backbone_prefix
 from .proof import features
 from .tracing import Trace
 
@@ -284,7 +285,7 @@ def align(
     Raises:
         AlignmentError: a permuted source would compute something else.
     """
-    below = f"{network.base_model_prefix}."
+    below = backbone_prefix(network)
     named = [{below + name: t for name, t in tensors.items()} for tensors in sources]
     match = match_weights if method == "weights" else lambda a, s, f: match_activations(a, s, f, images)
     results: list[Permutations]

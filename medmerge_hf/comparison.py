@@ -128,9 +128,9 @@ def gains(
     return paired_gain(ours, other, settings)
 
 
-def methods_of(rows: Sequence[Row], setting: str | None = None) -> list[str]:
+def methods_of(rows: Sequence[Row]) -> list[str]:
     """Methods in the order of the rows."""
-    return list(dict.fromkeys(row.method for row in rows if setting in (None, row.setting)))
+    return list(dict.fromkeys(row.method for row in rows))
 
 
 def settings_in(rows: Sequence[Row]) -> list[str]:

@@ -28,8 +28,9 @@ def plot_forest(rows: Sequence[Row], method: str, file: str | Path) -> None:
         method: whose gain.
         file: the picture.
     """
-    settings = [setting for setting in settings_in(rows) if gains(rows, method, setting=setting) is not None]
-    found: list[Any] = [gains(rows, method, setting=setting) for setting in settings] + [gains(rows, method)]
+    each = {setting: gains(rows, method, setting=setting) for setting in settings_in(rows)}
+    settings = [setting for setting, gain in each.items() if gain is not None]
+    found: list[Any] = [*(each[setting] for setting in settings), gains(rows, method)]
     drawn = figure(8.5, 1.2 + 0.32 * len(found))
     axes = drawn.subplots()
     for place, gain in enumerate(found):

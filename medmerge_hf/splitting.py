@@ -1,6 +1,5 @@
 """Which images belong to which split: drawn by class, a patient's on one side, none twice, or only a few of them."""
 
-import logging
 from typing import Any
 
 import datasets
@@ -8,8 +7,6 @@ import numpy as np
 
 from .errors import DataError
 
-
-logger = logging.getLogger(__name__)
 
 GROUP = "group"
 
@@ -46,9 +43,9 @@ def _by_group(rows: datasets.Dataset, fraction: float, seed: int) -> tuple[list[
 
     if isinstance(rows.features["label"], datasets.ClassLabel):
         folds: Any = StratifiedGroupKFold(max(2, round(1 / fraction)), shuffle=True, random_state=seed)
+        labels = rows["label"]
     else:
-        folds = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
-    labels = rows["label"] if isinstance(rows.features["label"], datasets.ClassLabel) else None
+        folds, labels = GroupShuffleSplit(1, test_size=fraction, random_state=seed), None
     kept, taken = next(folds.split(np.zeros(len(rows)), labels, rows[GROUP]))
     return sorted(kept.tolist()), sorted(taken.tolist())
 

@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import datasets
 import numpy as np
 import torch
 from building import load_data
-from settings import make_settings, read_options
+from settings import make_settings, read_options, several
 from train import merge_and_finetune
 from transformers import set_seed
 from transformers.utils import logging as hf_logging
@@ -119,12 +119,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append([*line, str(sum((cell, seed) in scores for seed in seeds))])
     header = ["network", "sources", "granularity", "alignment", "after the merge stage", "paired to off", "fine-tuned"]
     return markdown_table([*header, "paired to off", "seeds"], lines)
-
-
-def several(given: dict[str, Any], name: str, default: Iterable[Any]) -> list[Any]:
-    """Take an option of one value or more out of what was given."""
-    value = given.pop(name, list(default))
-    return value if isinstance(value, list) else [value]
 
 
 def main() -> None:

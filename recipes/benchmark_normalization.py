@@ -20,9 +20,9 @@ from typing import Any
 import datasets
 import timm
 import torch
-from benchmark_alignment import DEFAULTS, SOURCES, STAGES, TARGETS, interval, several
+from benchmark_alignment import DEFAULTS, SOURCES, STAGES, TARGETS, interval
 from building import load_data, make_model
-from settings import Settings, make_settings, read_options
+from settings import Settings, make_settings, read_options, several
 from train import evaluate, make_trainer
 from transformers import set_seed
 from transformers.utils import logging as hf_logging

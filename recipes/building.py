@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from settings import Settings
 
 from medmerge_hf import MedMergeModel, init_by_fisher, init_by_regression, single_source_model
 from medmerge_hf.data import load_target
+from medmerge_hf.ranking import source_features
 from medmerge_hf.transforms import resolve_preprocessing
 
 
@@ -80,3 +82,9 @@ def make_single(source: Any, settings: Settings, target: Any) -> MedMergeModel:
         architecture=settings.source.architecture,
         image_size=settings.data.image_size,
     )
+
+
+def training_features(model: MedMergeModel, target: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a model makes of all training images before its head, `[N, D]`, and their labels in the same order."""
+    labels = np.asarray(target["train"].shuffle(seed=seed)["label"])
+    return source_features(model, target_images(model, target, seed)), labels

@@ -4,11 +4,10 @@ import dataclasses
 import logging
 from typing import Any
 
-import numpy as np
-from building import make_single, target_images
+from building import make_single, training_features
 from settings import Settings
 
-from medmerge_hf.ranking import probe_score, source_features
+from medmerge_hf.ranking import probe_score
 from medmerge_hf.report import short_name
 
 
@@ -28,11 +27,10 @@ def choose_sources(settings: Settings, target: Any) -> Settings:
     keep = settings.source.keep_best
     if keep is None:
         return settings
-    seed = settings.run.seed
-    labels, scores = np.asarray(target["train"].shuffle(seed=seed)["label"]), []
+    seed, scores = settings.run.seed, []
     for source in settings.source.sources:
         model = make_single(source, settings, target)
-        scores.append(probe_score(source_features(model, target_images(model, target, seed)), labels, seed))
+        scores.append(probe_score(*training_features(model, target, seed), seed))
     order = sorted(range(len(scores)), key=lambda place: -scores[place])
     names = [short_name(s if isinstance(s, str) else s["id"]) for s in settings.source.sources]
     found = ", ".join(f"{names[place]} {scores[place]:.3f}" for place in order)

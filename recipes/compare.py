@@ -20,22 +20,16 @@ from accelerate.state import PartialState
 from evidence import alikeness, collect, promises
 from jobs import Plan, run_everything
 from runs import Runs
-from settings import make_settings, read_options
+from settings import make_settings, read_options, several
 from transformers.utils import logging as hf_logging
 
 from medmerge_hf.comparison_page import write_report
 from medmerge_hf.errors import MedMergeError
 
 
-def whole_numbers(options: dict[str, Any], name: str, default: Sequence[int]) -> list[int]:
-    """Take an option of one number or several out of the options."""
-    value = options.pop(name, list(default))
-    return [int(number) for number in (value if isinstance(value, list) else [value])]
-
-
 def make_plan(options: dict[str, Any]) -> Plan:
     """The comparison that options describe, checked."""
-    seeds, trials = whole_numbers(options, "seeds", [0]), whole_numbers(options, "trials", [1])[0]
+    seeds, trials = [int(seed) for seed in several(options, "seeds", [0])], int(several(options, "trials", [1])[0])
     plan = Plan(options, seeds, Runs(Path(str(options.get("output_dir", "comparison"))) / "runs"), trials)
     for setting in plan.settings:
         make_settings({**setting.options, "output_dir": "checked"})
@@ -49,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     datasets.disable_progress_bars()
     try:
         options = read_options(sys.argv[1:] if argv is None else argv)
-        workers = whole_numbers(options, "workers", [])
+        workers = [int(count) for count in several(options, "workers", [])]
         plan = make_plan(options)
         run_everything(plan, workers[0] if workers else None)
         folder = plan.runs.folder.parent

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from building import make_model, make_single, target_images
+from building import make_model, make_single, target_images, training_features
 from choosing import choose_sources
 from runs import Outcome
 from settings import Settings
@@ -23,9 +23,8 @@ from medmerge_hf.baselines import collapse_to, freeze_backbone, regmean_sources,
 from medmerge_hf.data import Pixels
 from medmerge_hf.metrics import sigmoid, softmax
 from medmerge_hf.normalization import recalibrate_batch_norm
-from medmerge_hf.ranking import rank, source_features
+from medmerge_hf.ranking import rank
 from medmerge_hf.report import short_name
-from medmerge_hf.scores import all_scores
 from medmerge_hf.soups import average, even, greedy_soup, learned_soup
 
 
@@ -167,15 +166,13 @@ def wise_ft(job: Job) -> Outcome:
 def promise(job: Job) -> Outcome:
     """What a source promises before anything is trained ([`ranking`]); its features are kept to be compared."""
     model = job.single()
-    batches = list(target_images(model, job.target, job.settings.run.seed))
-    labels = np.asarray(job.target["train"].shuffle(seed=job.settings.run.seed)["label"])
-    features = source_features(model, batches)
+    features, labels = training_features(model, job.target, job.settings.run.seed)
     return Outcome({}, {}, {"features": {"train": torch.from_numpy(features).float()}}, rank(features, labels))
 
 
 def validation_f1(outcome: Outcome) -> float:
     """Macro F1 on validation."""
-    return all_scores(outcome.probabilities["validation"], outcome.labels["validation"])["macro_f1"]
+    return outcome.scores("validation")["macro_f1"]
 
 
 # Of all sources

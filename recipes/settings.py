@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,12 @@ def read_options(argv: Sequence[str]) -> dict[str, Any]:
         where, key = (options[stage], option) if dot and stage in STAGES else (options, name)
         where[key] = values if len(values) > 1 or key in LISTS else (values or ["true"])[0]
     return options
+
+
+def several(options: dict[str, Any], name: str, default: Iterable[Any]) -> list[Any]:
+    """Take an option of one value or more out of the options."""
+    value = options.pop(name, list(default))
+    return value if isinstance(value, list) else [value]
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
