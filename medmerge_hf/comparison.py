@@ -133,6 +133,11 @@ def methods_of(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.method for row in rows))
 
 
+def shared_methods(rows: Sequence[Row]) -> list[str]:
+    """Methods that every setting may have: those of all sources, not of one source alone."""
+    return [method for method in methods_of(rows) if ", " not in method and method != BEST_SOURCE]
+
+
 def settings_in(rows: Sequence[Row]) -> list[str]:
     """Settings in the order of the rows."""
     return list(dict.fromkeys(row.setting for row in rows))
@@ -142,13 +147,25 @@ def overall_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """A line a method that all settings may have: paired gain over the best single source."""
     header = ["method", "gain over the best single source", "wins/ties/losses", "over the usual training", "settings"]
     lines = []
-    shared = [method for method in methods_of(rows) if ", " not in method and method != BEST_SOURCE]
-    for method in shared:
+    for method in shared_methods(rows):
         gain, usual = gains(rows, method), gains(rows, method, reference=USUAL_SOURCE)
         if gain is not None:
             own = [row for row in rows if row.method == method]
             lines.append([method, str(gain), gain.record, str(usual), str(len(settings_in(own)))])
     return header, lines
+
+
+def figures_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """A line a method that all settings may have: paired gain over the best single source in every figure.
+
+    Of ECE and Brier less is better, so there a negative gain is the good one.
+    """
+    figures = [figure for figure in FIGURES if all(figure in row.scores for row in rows)]
+    lines = []
+    for method in shared_methods(rows):
+        found = [gains(rows, method, figure) for figure in figures]
+        lines.append([method, *("-" if gain is None else str(gain) for gain in found)])
+    return ["method", *(FIGURES[figure] for figure in figures)], lines
 
 
 def setting_table(rows: Sequence[Row], setting: str) -> tuple[list[str], list[list[str]]]:

@@ -10,6 +10,7 @@ from .comparison import (
     OURS,
     Promise,
     Row,
+    figures_table,
     gains,
     methods_of,
     overall_table,
@@ -32,7 +33,7 @@ NOTE = (
 def sections_of(rows: Sequence[Row]) -> dict[str, list[Table]]:
     """Title -> tables, in the order of a page."""
     ours = [method for method in methods_of(rows) if method.startswith(OURS)]
-    sections = {"All settings": [overall_table(rows)]}
+    sections = {"All settings": [overall_table(rows)], "All settings, every figure": [figures_table(rows)]}
     sections |= {f"{method}, setting by setting": [summary_table(rows, method)] for method in ours}
     return sections | {setting: [setting_table(rows, setting)] for setting in settings_in(rows)}
 

@@ -6,6 +6,7 @@ from medmerge_hf.comparison import (
     USUAL_SOURCE,
     Promise,
     Row,
+    figures_table,
     gains,
     overall_table,
     ranking_table,
@@ -48,6 +49,9 @@ def test_tables_say_what_the_rows_do(rows):
     assert len(header) == len(lines[0])
     assert [line[0] for line in lines] == ["MedMerge (best)"]
     assert "+0.040" in lines[-1][1]
+    header, lines = figures_table(rows)
+    assert header == ["method", "macro F1", "ECE"]
+    assert [cell[:6] for cell in lines[0][1:]] == ["+0.040", "+0.000"]
     assert [line[3][:6] for line in summary_table(rows, "MedMerge (best)")[1]] == ["+0.100", "-0.020"]
     assert [line[0] for line in setting_table(rows, "x <- a + b")[1]][-1] == "MedMerge (best)"
 
