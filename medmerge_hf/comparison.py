@@ -14,6 +14,7 @@ from .report import mean_and_spread
 BEST_SOURCE = "best single source"
 USUAL_SOURCE = "best single source, usual training"
 OURS = "MedMerge"
+BEST_MERGE = f"{OURS} (chosen on validation)"
 FIGURES = {
     "macro_f1": "macro F1",
     "balanced_accuracy": "balanced accuracy",

@@ -6,7 +6,7 @@ from typing import Any
 from jobs import Plan, Setting, source_name
 from methods import EACH, RANKING, USUAL
 
-from medmerge_hf.comparison import BEST_SOURCE, USUAL_SOURCE, Promise, Row
+from medmerge_hf.comparison import BEST_MERGE, BEST_SOURCE, OURS, USUAL_SOURCE, Promise, Row
 from medmerge_hf.ranking import likeness
 
 
@@ -14,7 +14,8 @@ def collect(plan: Plan) -> list[Row]:
     """Rows of everything that is finished.
 
     The row `best single source` of a seed is that of the source and way of training it with the highest macro F1 on
-    validation; `best single source, usual training` that among plain fine-tuning and LP-FT.
+    validation; `best single source, usual training` that among plain fine-tuning and LP-FT. In the same way the row
+    `MedMerge (chosen on validation)` is the best of the forms of MedMerge that the plan has.
     """
     rows: list[Row] = []
     for setting in plan.settings:
@@ -29,7 +30,11 @@ def collect(plan: Plan) -> list[Row]:
             if len(singles) == len(setting.sources()) * len(EACH):
                 usual = [row for row in singles if row.method.endswith(tuple(f", {way}" for way in USUAL))]
                 rows += [_best(usual, USUAL_SOURCE), _best(singles, BEST_SOURCE)]
-            rows += [row for m in setting.methods if (row := _row(plan, setting, m, seed)) is not None]
+            others = [row for m in setting.methods if (row := _row(plan, setting, m, seed)) is not None]
+            rows += others
+            forms = [row for row in others if row.method.startswith(OURS)]
+            if len(forms) > 1 and len(forms) == sum(method.startswith(OURS) for method in setting.methods):
+                rows.append(_best(forms, BEST_MERGE))
     return rows
 
 

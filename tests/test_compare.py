@@ -17,7 +17,7 @@ from methods import ALL, EACH, validation_f1
 from runs import Outcome, Runs
 from settings import read_options
 
-from medmerge_hf.comparison import BEST_SOURCE
+from medmerge_hf.comparison import BEST_MERGE, BEST_SOURCE
 from medmerge_hf.errors import SettingsError
 
 
@@ -81,12 +81,16 @@ def test_no_run_is_repeated(finished, capsys):
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
 
 
-def test_the_best_source_is_chosen_on_validation(finished):
+def test_the_best_source_and_the_best_form_are_chosen_on_validation(finished):
     rows = collect(make_plan(read_options([str(finished[0])])))
     singles = [row for row in rows if row.method.startswith(("0, ", "1, "))]
     best = next(row for row in rows if row.method == BEST_SOURCE)
     assert len(singles) == 2 * len(EACH)
     assert best.validation["macro_f1"] == max(row.validation["macro_f1"] for row in singles)
+    chosen = next(row for row in rows if row.method == BEST_MERGE)
+    forms = [row for row in rows if row.method in METHODS and row.method.startswith("MedMerge")]
+    assert chosen.validation["macro_f1"] == max(row.validation["macro_f1"] for row in forms)
+    assert chosen.notes["chosen"] in {row.method for row in forms}
     ensemble = next(row for row in rows if row.method == "ensemble")
     tuned = [row.probabilities for row in singles if row.method.endswith(", fine-tuned")]
     assert np.allclose(ensemble.probabilities, np.mean(tuned, axis=0))
