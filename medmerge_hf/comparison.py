@@ -169,6 +169,51 @@ def figures_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return ["method", *(FIGURES[figure] for figure in figures)], lines
 
 
+def conditions_table(rows: Sequence[Row], method: str) -> tuple[list[str], list[list[str]]]:
+    """A line a setting: what a merge gained, and what might explain it; last, how each goes with the gain.
+
+    `sources apart` is the macro F1 that the best source reaches alone less that of the worst; `others' share` the mean
+    share (without its sign) of the sources beside the anchor, over the network's stages. The last line is Spearman's
+    rank correlation with the gain over all settings and seeds.
+    """
+    from scipy.stats import spearmanr
+
+    names = ["sources apart", "best single source", "after the merge stage", "others' share"]
+    lines, everything = [], []
+    for setting in settings_in(rows):
+        own = [row for row in rows if row.setting == setting]
+        found = [_conditions(own, row) for row in own if row.method == method]
+        if found := [values for values in found if values]:
+            lines.append([setting, *(mean_and_spread(column) for column in zip(*found, strict=True))])
+            everything += found
+    if len(everything) > 2:
+        gained, *columns = zip(*everything, strict=True)
+        correlations = [
+            f"{float(spearmanr(gained, column).statistic):+.2f}" if len(set(column)) > 1 else "-" for column in columns
+        ]
+        lines.append(["all", "Spearman's correlation with the gain", *correlations])
+    return ["setting", "paired gain", *names], lines
+
+
+def _conditions(own: Sequence[Row], row: Row) -> list[float]:
+    """Gain and conditions of one run; nothing where a note is missing."""
+    same = [other for other in own if other.seed == row.seed]
+    best = next((other for other in same if other.method == BEST_SOURCE), None)
+    alone: dict[str, Row] = {}
+    for other in same:
+        source, _, way = other.method.partition(", ")
+        if way and other.method != USUAL_SOURCE:
+            kept = alone.get(source, other)
+            alone[source] = max(kept, other, key=lambda single: single.validation["macro_f1"])
+    if best is None or not alone or not {"depth", "merged"} <= set(row.notes):
+        return []
+    reached = [single.scores["macro_f1"] for single in alone.values()]
+    shares = [abs(share) for stage in row.notes["depth"].values() for share in list(stage.values())[1:]]
+    merged = row.notes["merged"].get("test", row.notes["merged"]["validation"])
+    gain = row.scores["macro_f1"] - best.scores["macro_f1"]
+    return [gain, max(reached) - min(reached), best.scores["macro_f1"], merged, float(np.mean(shares))]
+
+
 def setting_table(rows: Sequence[Row], setting: str) -> tuple[list[str], list[list[str]]]:
     """A line a method: mean and spread of every figure over seeds, and the paired gain."""
     own = [row for row in rows if row.setting == setting]

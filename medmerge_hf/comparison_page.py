@@ -10,6 +10,7 @@ from .comparison import (
     OURS,
     Promise,
     Row,
+    conditions_table,
     figures_table,
     gains,
     methods_of,
@@ -35,6 +36,8 @@ def sections_of(rows: Sequence[Row]) -> dict[str, list[Table]]:
     ours = [method for method in methods_of(rows) if method.startswith(OURS)]
     sections = {"All settings": [overall_table(rows)], "All settings, every figure": [figures_table(rows)]}
     sections |= {f"{method}, setting by setting": [summary_table(rows, method)] for method in ours}
+    explained = {f"When {method} gains": conditions_table(rows, method) for method in ours}
+    sections |= {title: [table] for title, table in explained.items() if table[1]}
     return sections | {setting: [setting_table(rows, setting)] for setting in settings_in(rows)}
 
 

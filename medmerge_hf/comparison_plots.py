@@ -124,20 +124,25 @@ def plot_calibration(rows: Sequence[Row], setting: str, methods: Sequence[str], 
 
 
 def plot_depth(rows: Sequence[Row], setting: str, method: str, file: str | Path) -> None:
-    """Mean share of each source by stage of the network, over seeds: the paper's layer-wise transfer picture."""
+    """Mean share of each source but the anchor by stage of the network: the paper's layer-wise transfer picture.
+
+    Seeds may differ in their anchor and in the sources that were kept: a source is averaged over those that have it.
+    """
     found = [row.notes["depth"] for row in rows if (row.setting, row.method) == (setting, method)]
-    stages, sources = list(found[0]), list(next(iter(found[0].values())))
+    stages, orders = list(found[0]), [list(next(iter(run.values()))) for run in found]
+    sources = list(dict.fromkeys(source for order in orders for source in order[1:]))
     drawn = figure(1.5 + 0.55 * len(stages), 2.6)
     axes = drawn.subplots()
-    width = 0.8 / max(1, len(sources) - 1)
-    for index, source in enumerate(sources[1:]):
-        shares = np.array([[run[stage][source] for stage in stages] for run in found])
-        places = np.arange(len(stages)) + (index - (len(sources) - 2) / 2) * width
-        axes.bar(places, shares.mean(0), width * 0.9, color=f"C{index}", label=source)
+    width = 0.8 / len(sources)
+    for index, source in enumerate(sources):
+        runs = [run for run, order in zip(found, orders, strict=True) if source in order[1:]]
+        shares = np.array([[run[stage][source] for stage in stages] for run in runs])
+        places = np.arange(len(stages)) + (index - (len(sources) - 1) / 2) * width
+        axes.bar(places, shares.mean(0), width * 0.9, color=f"C{index}", label=f"{source} ({len(runs)} runs)")
         axes.vlines(places, shares.min(0), shares.max(0), color="0.2", lw=1)
     axes.axhline(0, color="0.5", lw=0.8)
     axes.set_xticks(range(len(stages)), stages, rotation=45, ha="right", fontsize=7)
-    axes.set_ylabel(f"share (rest: {sources[0]})", fontsize=8)
+    axes.set_ylabel("share (rest: anchor)", fontsize=8)
     axes.legend(frameon=False, fontsize=8)
     _plain(axes)
     drawn.savefig(file, dpi=120)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -6,21 +8,24 @@ from medmerge_hf.comparison import (
     USUAL_SOURCE,
     Promise,
     Row,
+    conditions_table,
     figures_table,
     gains,
     overall_table,
     ranking_table,
     setting_table,
+    settings_in,
     summary_table,
 )
 from medmerge_hf.comparison_page import write_report
+from medmerge_hf.comparison_plots import plot_depth
 
 
 def row(setting, method, seed, score, fraction=1.0):
     random = np.random.default_rng(seed)
     labels = np.arange(12) % 2
     scores = {"macro_f1": score, "ece": 0.1}
-    notes = {"depth": {"stem": {"a": 0.9, "b": 0.1}, "body": {"a": 1.2, "b": -0.2}}}
+    notes = {"depth": {"stem": {"a": 0.9, "b": 0.1}, "body": {"a": 1.2, "b": -0.2}}, "merged": {"validation": 0.3}}
     probabilities = random.dirichlet([1, 1], 12)
     return Row(setting, method, seed, scores, scores, notes, probabilities, labels, setting, fraction, ("ill", "well"))
 
@@ -54,6 +59,23 @@ def test_tables_say_what_the_rows_do(rows):
     assert [cell[:6] for cell in lines[0][1:]] == ["+0.040", "+0.000"]
     assert [line[3][:6] for line in summary_table(rows, "MedMerge (best)")[1]] == ["+0.100", "-0.020"]
     assert [line[0] for line in setting_table(rows, "x <- a + b")[1]][-1] == "MedMerge (best)"
+
+
+def test_a_gain_stands_beside_what_might_explain_it(rows):
+    rows += [row(setting, "b, fine-tuned", seed, 0.4) for setting in settings_in(rows) for seed in range(3)]
+    header, lines = conditions_table(rows, "MedMerge (best)")
+    assert header[2] == "sources apart"
+    assert lines[0][1:3] == ["0.100 ± 0.000", "0.110 ± 0.010"]
+    assert lines[0][5] == "0.150 ± 0.000"
+    assert lines[-1][4] == "-"  # the same everywhere
+    assert conditions_table(rows, "unheard of")[1] == []
+
+
+def test_shares_are_drawn_of_seeds_with_other_anchors(rows, tmp_path):
+    other = row("x <- a + b", "MedMerge (best)", 3, 0.5)
+    other = dataclasses.replace(other, notes={"depth": {"stem": {"c": 1.0, "a": 0.0}, "body": {"c": 0.7, "a": 0.3}}})
+    plot_depth([*rows, other], "x <- a + b", "MedMerge (best)", tmp_path / "depth.png")
+    assert (tmp_path / "depth.png").stat().st_size > 1000
 
 
 def test_a_ranking_is_judged_by_what_came_of_it():
