@@ -30,6 +30,7 @@ from medmerge_hf.soups import average, even, greedy_soup, learned_soup
 
 SHARES = (0.25, 0.5, 0.75)
 IMAGES = 128  # of the target, for estimates and statistics
+SPLITS = ("validation", "test")
 State = dict[str, torch.Tensor]
 
 
@@ -90,10 +91,16 @@ class Job:
         batches = list(target_images(model, self.target, self.settings.run.seed))
         return batches[: max(1, IMAGES // len(batches[0]))]
 
-    def outcome(self, trainer: MedMergeTrainer, states: Mapping[str, State] | None = None, **notes: Any) -> Outcome:
+    def outcome(
+        self,
+        trainer: MedMergeTrainer,
+        states: Mapping[str, State] | None = None,
+        splits: Sequence[str] = SPLITS,
+        **notes: Any,
+    ) -> Outcome:
         """What a trained model predicts."""
         transform = eval_transform(trainer.model)
-        splits = [split for split in ("validation", "test") if split in self.target]
+        splits = [split for split in splits if split in self.target]
         found = {split: trainer.predict(Pixels(self.target[split], transform)) for split in splits}
         link = sigmoid if self.target.several else softmax
         probabilities = {split: link(output.predictions) for split, output in found.items()}
@@ -101,12 +108,16 @@ class Job:
         names = self.target.classes
         return Outcome(probabilities, labels, dict(states or {}), {**notes, "classes": names})
 
-    def of_state(self, state: State, **notes: Any) -> Outcome:
+    def of_state(self, state: State, splits: Sequence[str] = SPLITS, **notes: Any) -> Outcome:
         """What given weights predict, BatchNorm statistics re-estimated on training images."""
         model = self.single()
         model.network.load_state_dict(state)
         recalibrate_batch_norm(model.network, self.images(model))
-        return self.outcome(self.trainer(model, "finetune"), **notes)
+        return self.outcome(self.trainer(model, "finetune"), splits=splits, **notes)
+
+    def validation_of(self, state: State) -> float:
+        """Macro F1 of given weights on validation."""
+        return validation_f1(self.of_state(state, splits=("validation",)))
 
     def single(self) -> MedMergeModel:
         """The first source with a new head."""
@@ -159,8 +170,10 @@ def wise_ft(job: Job) -> Outcome:
     """Between the linear probe and LP-FT's end, where validation is best (Wortsman et al., arXiv 2109.01903)."""
     stages: Any = job.stages
     start, end = stages.states["start"], stages.states["end"]
-    found = [job.of_state(average([start, end], [1 - share, share]), share=share) for share in SHARES]
-    return max([*found, stages], key=validation_f1)
+    states = {share: average([start, end], [1 - share, share]) for share in SHARES}
+    found = {share: job.validation_of(state) for share, state in states.items()}
+    best = max(found, key=lambda share: found[share])
+    return job.of_state(states[best], share=best) if found[best] >= validation_f1(stages) else stages
 
 
 def promise(job: Job) -> Outcome:
@@ -231,7 +244,7 @@ def greedy(job: Job) -> Outcome:
     """The greedy soup of the fine-tuned sources."""
     states = _soup_states(job)
     scores = [validation_f1(outcome) for outcome in job.tuned]
-    return job.of_state(greedy_soup(states, scores, lambda state: validation_f1(job.of_state(state))))
+    return job.of_state(greedy_soup(states, scores, job.validation_of))
 
 
 def learned(job: Job) -> Outcome:
