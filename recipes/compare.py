@@ -4,9 +4,10 @@
     accelerate launch recipes/compare.py CONFIG.yaml ...
 
 CONFIG.yaml is one of `train.py`; its section `compare` may name several `targets` and `merges` (each a mapping of
-options), the `methods`, and what is different in `best`. Finished runs are kept in `<output_dir>/runs` by their
-settings and never trained twice. `--workers` spreads them with Ray (`pip install "medmerge_hf[comparison]"`), here or
-over the machines of a cluster. Writes comparison.md, .csv, .tex, .html and pictures.
+options), the `methods`, `label_fractions` (of a target, or of all), and what is different in `best`. Finished runs are
+kept in `<output_dir>/runs` by their settings and never trained twice. `--workers` spreads them with Ray
+(`pip install "medmerge_hf[comparison]"`), here or over the machines of a cluster. Writes comparison.md, .csv, .tex,
+.html and pictures.
 """
 
 import logging

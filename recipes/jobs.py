@@ -24,7 +24,7 @@ from medmerge_hf.report import short_name
 logger = logging.getLogger(__name__)
 
 SECTION = "compare"
-NOT_OPTIONS = ("skip", "ordered", "methods")
+NOT_OPTIONS = ("skip", "ordered", "methods", "label_fractions")
 BEST = "MedMerge (best)"
 RATES = {"merge": (3e-4, 3e-3), "finetune": (3e-5, 1e-3)}  # that trials draw learning rates from
 
@@ -86,7 +86,7 @@ def settings_of(options: Mapping[str, Any]) -> list[Setting]:
             ordered = tuple(grades) if isinstance(grades, list) else bool(grades)
             if unknown := set(methods) - set(ALL):
                 raise SettingsError(f"Unknown methods {sorted(unknown)}; there are {', '.join(ALL)}.")
-            for fraction in section.get("label_fractions") or [None]:
+            for fraction in data.get("label_fractions") or section.get("label_fractions") or [None]:
                 share = {} if fraction is None else {"label_fraction": fraction}
                 found.append(Setting(target, merge, overlay(shared, {**own, **share}), ordered, methods, fraction))
     return found

@@ -100,13 +100,18 @@ def test_sources_are_shared_by_merges_and_targets_may_be_left_out(config, tmp_pa
     options = yaml.safe_load(config.read_text())
     pair = options.pop("sources")
     options["compare"] |= {
-        "targets": {"a": {"data": options.pop("data")}, "b": {"data": str(vessels), "ordered": True}},
+        "targets": {
+            "a": {"data": options.pop("data")},
+            "b": {"data": str(vessels), "ordered": True, "label_fractions": [0.5, 1.0]},
+        },
         "merges": {"both": {"sources": pair}, "back": {"sources": pair[::-1], "skip": ["b"]}},
     }
     config.write_text(yaml.safe_dump(options, sort_keys=False))
     plan = make_plan(read_options([str(config)]))
-    assert [setting.name for setting in plan.settings] == ["a <- both", "a <- back", "b <- both"]
-    both, back, other = plan.settings
+    both, back, half, other = plan.settings
+    assert [both.name, back.name] == ["a <- both", "a <- back"]
+    assert [half.name, other.name] == ["b <- both, 50% of the labels", "b <- both, 100% of the labels"]
+    assert (half.options["label_fraction"], other.task) == (0.5, "b <- both")
     assert plan.key(both, "LP-FT", 0, pair[0]) == plan.key(back, "LP-FT", 0, pair[0])
     assert plan.key(both, "Fisher", 0) != plan.key(back, "Fisher", 0)
     assert other.ordered
