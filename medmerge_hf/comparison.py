@@ -172,13 +172,12 @@ def figures_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def conditions_table(rows: Sequence[Row], method: str) -> tuple[list[str], list[list[str]]]:
     """A line a setting: what a merge gained, and what might explain it; last, how each goes with the gain.
 
-    `sources apart` is the macro F1 that the best source reaches alone less that of the worst; `others' share` the mean
-    share (without its sign) of the sources beside the anchor, over the network's stages. The last line is Spearman's
-    rank correlation with the gain over all settings and seeds.
+    `sources apart` is the macro F1 that the best source reaches alone less that of the worst. The last line is
+    Spearman's rank correlation with the gain over all settings and seeds.
     """
     from scipy.stats import spearmanr
 
-    names = ["sources apart", "best single source", "after the merge stage", "others' share"]
+    names = ["sources apart", "best single source", "after the merge stage"]
     lines, everything = [], []
     for setting in settings_in(rows):
         own = [row for row in rows if row.setting == setting]
@@ -205,13 +204,12 @@ def _conditions(own: Sequence[Row], row: Row) -> list[float]:
         if way and other.method != USUAL_SOURCE:
             kept = alone.get(source, other)
             alone[source] = max(kept, other, key=lambda single: single.validation["macro_f1"])
-    if best is None or not alone or not {"depth", "merged"} <= set(row.notes):
+    if best is None or not alone or "merged" not in row.notes:
         return []
     reached = [single.scores["macro_f1"] for single in alone.values()]
-    shares = [abs(share) for stage in row.notes["depth"].values() for share in list(stage.values())[1:]]
     merged = row.notes["merged"].get("test", row.notes["merged"]["validation"])
     gain = row.scores["macro_f1"] - best.scores["macro_f1"]
-    return [gain, max(reached) - min(reached), best.scores["macro_f1"], merged, float(np.mean(shares))]
+    return [gain, max(reached) - min(reached), best.scores["macro_f1"], merged]
 
 
 def setting_table(rows: Sequence[Row], setting: str) -> tuple[list[str], list[list[str]]]:

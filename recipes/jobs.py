@@ -13,7 +13,7 @@ from typing import Any
 from accelerate.state import PartialState
 from accelerate.utils import broadcast_object_list
 from building import load_data
-from methods import AFTER_FINE_TUNING, AFTER_LP_FT, ALL, EACH, RANKING, Job, promise, validation_f1
+from methods import AFTER_FINE_TUNING, AFTER_LP_FT, ALL, AS_BEST, EACH, RANKING, Job, promise, validation_f1
 from runs import Outcome, Runs
 from settings import STAGES, Settings, make_settings
 
@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 SECTION = "compare"
 NOT_OPTIONS = ("skip", "ordered", "methods", "label_fractions")
-BEST = "MedMerge (best)"
 RATES = {"merge": (3e-4, 3e-3), "finetune": (3e-5, 1e-3)}  # that trials draw learning rates from
 
 
@@ -123,7 +122,7 @@ class Plan:
         options = {k: v for k, v in setting.options.items() if k != "disable_tqdm"}
         if source is not None:
             options["sources"] = [source]
-        if method == BEST:
+        if method in AS_BEST:
             options = overlay(options, (self.options.get(SECTION) or {}).get("best") or {})
         return {"method": method, "seed": seed, "options": options, "trials": self.trials}
 

@@ -265,10 +265,11 @@ def ensemble(job: Job) -> Outcome:
     return Outcome(probabilities, first.labels, notes={"classes": first.notes["classes"]})
 
 
-def medmerge(job: Job) -> Outcome:
+def medmerge(job: Job, learned: bool = True) -> Outcome:
     """The merge as the settings have it: kernel weights and head learn, then everything."""
     job = dataclasses.replace(job, settings=choose_sources(job.settings, job.target))
     model = job.merging()
+    model.merge.source_bias.requires_grad_(learned)  # type: ignore[union-attr]
     trainer = job.trainer(model, "merge")
     trainer.train()
     trainer.collapse()
@@ -278,6 +279,11 @@ def medmerge(job: Job) -> Outcome:
     trainer.train()
     merged = {split: middle.scores(split)["macro_f1"] for split in middle.labels}
     return job.outcome(trainer, depth=depth, merged=merged)
+
+
+def unmerged(job: Job) -> Outcome:
+    """What the merge does beside merging: the anchor's head first, new statistics, then everything."""
+    return medmerge(job, learned=False)
 
 
 def medmerge_tuned(job: Job, learned: bool = True) -> Outcome:
@@ -341,7 +347,9 @@ ALL: dict[str, Callable[[Job], Outcome]] = {
     "MedMerge (paper)": medmerge,
     "MedMerge (best)": medmerge,
     "MedMerge of fine-tuned": medmerge_tuned,
+    "best without kernel weights": unmerged,
 }
+AS_BEST = ("MedMerge (best)", "best without kernel weights")  # take the options of the config's `best`
 AFTER_LP_FT = ("LP-FT re-estimated", "WiSE-FT")
 AFTER_FINE_TUNING = (
     "uniform soup",

@@ -29,6 +29,7 @@ METHODS = [
     "fine-tuned longer",
     "MedMerge (best)",
     "MedMerge of fine-tuned",
+    "best without kernel weights",
 ]
 
 
