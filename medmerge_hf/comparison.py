@@ -15,6 +15,7 @@ BEST_SOURCE = "best single source"
 USUAL_SOURCE = "best single source, usual training"
 OURS = "MedMerge"
 BEST_MERGE = f"{OURS} (chosen on validation)"
+BEST_FORM, CONTROL = f"{OURS} (best)", "best without kernel weights"
 FIGURES = {
     "macro_f1": "macro F1",
     "balanced_accuracy": "balanced accuracy",
@@ -226,17 +227,19 @@ def setting_table(rows: Sequence[Row], setting: str) -> tuple[list[str], list[li
     return header, lines
 
 
-def summary_table(rows: Sequence[Row], method: str) -> tuple[list[str], list[list[str]]]:
-    """A line a setting: a method beside the best single source."""
-    header = ["setting", BEST_SOURCE, method, "paired gain (95 % interval)", "wins/ties/losses"]
+def summary_table(rows: Sequence[Row], method: str, reference: str = BEST_SOURCE) -> tuple[list[str], list[list[str]]]:
+    """A line a setting: a method beside another; last, all settings together."""
+    header = ["setting", reference, method, "paired gain (95 % interval)", "wins/ties/losses"]
     lines = []
     for setting in settings_in(rows):
-        gain = gains(rows, method, setting=setting)
+        gain = gains(rows, method, reference=reference, setting=setting)
         if gain is None:
             continue
         means = [
             mean_and_spread([row.scores["macro_f1"] for row in rows if (row.setting, row.method) == (setting, name)])
-            for name in (BEST_SOURCE, method)
+            for name in (reference, method)
         ]
         lines.append([setting, *means, str(gain), gain.record])
+    if (overall := gains(rows, method, reference=reference)) is not None:
+        lines.append(["all", "", "", str(overall), overall.record])
     return header, lines

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from .comparison import (
+    BEST_FORM,
     BEST_SOURCE,
+    CONTROL,
     OURS,
     Promise,
     Row,
@@ -36,6 +38,8 @@ def sections_of(rows: Sequence[Row]) -> dict[str, list[Table]]:
     ours = [method for method in methods_of(rows) if method.startswith(OURS)]
     sections = {"All settings": [overall_table(rows)], "All settings, every figure": [figures_table(rows)]}
     sections |= {f"{method}, setting by setting": [summary_table(rows, method)] for method in ours}
+    if (controlled := summary_table(rows, BEST_FORM, CONTROL))[1]:
+        sections[f"{BEST_FORM} over {CONTROL}: what the kernel weights do"] = [controlled]
     explained = {f"When {method} gains": conditions_table(rows, method) for method in ours}
     sections |= {title: [table] for title, table in explained.items() if table[1]}
     return sections | {setting: [setting_table(rows, setting)] for setting in settings_in(rows)}

@@ -57,7 +57,10 @@ def test_tables_say_what_the_rows_do(rows):
     header, lines = figures_table(rows)
     assert header == ["method", "macro F1", "ECE"]
     assert [cell[:6] for cell in lines[0][1:]] == ["+0.040", "+0.000"]
-    assert [line[3][:6] for line in summary_table(rows, "MedMerge (best)")[1]] == ["+0.100", "-0.020"]
+    assert [line[3][:6] for line in summary_table(rows, "MedMerge (best)")[1]] == ["+0.100", "-0.020", "+0.040"]
+    beside = summary_table(rows, "MedMerge (best)", reference="a, fine-tuned")
+    assert beside[0][1] == "a, fine-tuned"
+    assert beside[1][0][3].startswith("+0.100")
     assert [line[0] for line in setting_table(rows, "x <- a + b")[1]][-1] == "MedMerge (best)"
 
 
