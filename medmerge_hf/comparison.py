@@ -135,6 +135,11 @@ def methods_of(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.method for row in rows))
 
 
+def merges_of(rows: Sequence[Row]) -> list[str]:
+    """The forms of MedMerge among the methods."""
+    return [method for method in methods_of(rows) if method.startswith(OURS)]
+
+
 def shared_methods(rows: Sequence[Row]) -> list[str]:
     """Methods that every setting may have: those of all sources, not of one source alone."""
     return [method for method in methods_of(rows) if ", " not in method and method != BEST_SOURCE]

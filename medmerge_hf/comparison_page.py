@@ -9,13 +9,12 @@ from .comparison import (
     BEST_FORM,
     BEST_SOURCE,
     CONTROL,
-    OURS,
     Promise,
     Row,
     conditions_table,
     figures_table,
     gains,
-    methods_of,
+    merges_of,
     overall_table,
     ranking_table,
     setting_table,
@@ -35,7 +34,7 @@ NOTE = (
 
 def sections_of(rows: Sequence[Row]) -> dict[str, list[Table]]:
     """Title -> tables, in the order of a page."""
-    ours = [method for method in methods_of(rows) if method.startswith(OURS)]
+    ours = merges_of(rows)
     sections = {"All settings": [overall_table(rows)], "All settings, every figure": [figures_table(rows)]}
     sections |= {f"{method}, setting by setting": [summary_table(rows, method)] for method in ours}
     if (controlled := summary_table(rows, BEST_FORM, CONTROL))[1]:
@@ -132,7 +131,7 @@ def write_report(
         "\n\n".join(f"% {name}\n{latex_table(t)}" for name, ts in sections.items() for t in ts) + "\n"
     )
     write_csv(rows, folder / "comparison.csv")
-    found = [(gain.mean, m) for m in methods_of(rows) if m.startswith(OURS) and (gain := gains(rows, m)) is not None]
+    found = [(gain.mean, method) for method in merges_of(rows) if (gain := gains(rows, method)) is not None]
     pictures = draw_all(rows, folder / "pictures", max(found)[1] if found else BEST_SOURCE)
     write_page(sections, pictures, folder / "comparison.html", title)
     return text

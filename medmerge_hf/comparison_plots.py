@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .comparison import BEST_SOURCE, Row, gains, methods_of, settings_in
+from .comparison import BEST_SOURCE, Row, gains, merges_of, settings_in
 
 
 def figure(width: float, height: float) -> Any:
@@ -167,7 +167,7 @@ def draw_all(rows: Sequence[Row], folder: Path, ours: str) -> dict[str, list[Pat
         draw(rows, *args, file)
         pictures.setdefault(caption, []).append(file)
 
-    for method in (m for m in methods_of(rows) if m.startswith("MedMerge") and gains(rows, m) is not None):
+    for method in (m for m in merges_of(rows) if gains(rows, m) is not None):
         name = "".join(letter if letter.isalnum() else "_" for letter in method).strip("_")
         picture(f"Paired gain of {method}", f"forest_{name}", plot_forest, method)
     if len({row.fraction for row in rows}) > 1:

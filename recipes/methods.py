@@ -20,6 +20,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from medmerge_hf import MedMergeModel, MedMergeTrainer
 from medmerge_hf.baselines import collapse_to, freeze_backbone, regmean_sources, slerp_sources
+from medmerge_hf.comparison import BEST_FORM, CONTROL
 from medmerge_hf.data import Pixels
 from medmerge_hf.metrics import sigmoid, softmax
 from medmerge_hf.normalization import recalibrate_batch_norm
@@ -345,11 +346,11 @@ ALL: dict[str, Callable[[Job], Outcome]] = {
     "ensemble": ensemble,
     "fine-tuned longer": longer,
     "MedMerge (paper)": medmerge,
-    "MedMerge (best)": medmerge,
+    BEST_FORM: medmerge,
     "MedMerge of fine-tuned": medmerge_tuned,
-    "best without kernel weights": unmerged,
+    CONTROL: unmerged,
 }
-AS_BEST = ("MedMerge (best)", "best without kernel weights")  # take the options of the config's `best`
+AS_BEST = (BEST_FORM, CONTROL)  # take the options of the config's `best`
 AFTER_LP_FT = ("LP-FT re-estimated", "WiSE-FT")
 AFTER_FINE_TUNING = (
     "uniform soup",

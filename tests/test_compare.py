@@ -69,7 +69,7 @@ def test_one_command_gives_one_table_and_one_page(finished):
     assert all(method in printed for method in [*METHODS, BEST_SOURCE, "LogME"])
     assert (folder / "comparison.md").read_text().strip() in printed
     page = (folder / "comparison.html").read_text()
-    assert page.count("<img") >= 4
+    assert page.count("<img") >= 5
     assert "CKA" in page
     assert r"\toprule" in (folder / "comparison.tex").read_text()
 
