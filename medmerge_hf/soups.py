@@ -1,6 +1,5 @@
 """Averages of state dicts: what is done with networks that were fine-tuned already."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,16 +52,16 @@ def greedy_soup(
 
     Example:
         >>> states = [{"w": torch.tensor(value)} for value in (1.0, 3.0, 9.0)]
-        >>> greedy_soup(states, [1, 2, 3], lambda state: -abs(float(state["w"]) - 7))["w"]
+        >>> greedy_soup(states, [-6, -4, -2], lambda state: -abs(float(state["w"]) - 7))["w"]
         tensor(6.)
     """
     order = sorted(range(len(states)), key=lambda place: -scores[place])
-    chosen, best = order[:1], -math.inf
-    for place in order:
-        taken = [states[i] for i in dict.fromkeys([*chosen, place])]
+    chosen, best = order[:1], scores[order[0]]
+    for place in order[1:]:
+        taken = [states[i] for i in [*chosen, place]]
         found = score(average(taken, even(taken)))
         if found >= best:
-            chosen, best = list(dict.fromkeys([*chosen, place])), found
+            chosen, best = [*chosen, place], found
     return average([states[i] for i in chosen], even(chosen))
 
 

@@ -11,7 +11,7 @@ from medmerge_hf.ranking import probe_score
 from medmerge_hf.report import short_name
 
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("medmerge_hf.recipes")
 
 
 def choose_sources(settings: Settings, target: Any) -> Settings:

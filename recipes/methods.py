@@ -1,6 +1,6 @@
 """The methods of a comparison, each from sources to predictions with the same data, transforms and steps.
 
-A budget is the epochs of both stages together. What has one stage gets them all in it.
+A budget is the epochs (or `max_steps`) of both stages together. What has one stage gets them all in it.
 """
 
 import copy
@@ -79,8 +79,8 @@ class Job:
         keep_best = args.load_best_model_at_end
         args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
         if stage == "both":
-            epochs = settings.merge.num_train_epochs + settings.finetune.num_train_epochs
-            args.num_train_epochs = epochs
+            args.num_train_epochs += settings.merge.num_train_epochs
+            args.max_steps += max(settings.merge.max_steps, 0)  # -1 in both where epochs count
         set_seed(settings.run.seed)
         trainer = make_trainer(model, self.target, settings, args)
         if keep_best:
@@ -242,10 +242,12 @@ def uniform_soup(job: Job) -> Outcome:
 
 
 def greedy(job: Job) -> Outcome:
-    """The greedy soup of the fine-tuned sources."""
-    states = _soup_states(job)
+    """The greedy soup of the fine-tuned sources; the best of them as it is, where no other is taken in."""
     scores = [validation_f1(outcome) for outcome in job.tuned]
-    return job.of_state(greedy_soup(states, scores, job.validation_of))
+    best = job.tuned[int(np.argmax(scores))]
+    soup = greedy_soup(_soup_states(job), scores, job.validation_of)
+    alone = all(torch.equal(tensor, soup[name]) for name, tensor in best.states["end"].items())
+    return best if alone else job.of_state(soup)
 
 
 def learned(job: Job) -> Outcome:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import timm
 import yaml
+from building import load_data
 from compare import main, make_plan
 from conftest import network
 from evidence import collect
 from jobs import run_everything
-from methods import ALL, EACH, validation_f1
+from methods import ALL, EACH, Job, validation_f1
 from runs import Outcome, Runs
-from settings import read_options
+from settings import make_settings, read_options
 
 from medmerge_hf.comparison import BEST_MERGE, BEST_SOURCE
 from medmerge_hf.errors import SettingsError
@@ -95,6 +96,15 @@ def test_the_best_source_and_the_best_form_are_chosen_on_validation(finished):
     ensemble = next(row for row in rows if row.method == "ensemble")
     tuned = [row.probabilities for row in singles if row.method.endswith(", fine-tuned")]
     assert np.allclose(ensemble.probabilities, np.mean(tuned, axis=0))
+
+
+def test_one_stage_has_the_budget_of_both(config):
+    options = {key: value for key, value in read_options([str(config)]).items() if key != "compare"}
+    for counted, total in ({"num_train_epochs": 2}, 4), ({"max_steps": 3}, 6):
+        settings = make_settings({**options, "merge": STAGE | counted, "finetune": STAGE | counted})
+        job = Job(settings, load_data(settings))
+        args = job.trainer(job.single(), "both").args
+        assert {name: getattr(args, name) for name in counted} == dict.fromkeys(counted, total)
 
 
 def test_sources_are_shared_by_merges_and_targets_may_be_left_out(config, tmp_path, vessels):

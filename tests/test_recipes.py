@@ -74,6 +74,14 @@ def test_the_sources_that_promise_most_are_merged(config, tmp_path):
         make_settings({**options, "keep_best": 1})
 
 
+def test_steps_count_in_both_stages_or_in_neither(config):
+    options = read_options([str(config), "--merge.max_steps", "3"])
+    with pytest.raises(SettingsError, match="in both stages or in neither"):
+        make_settings(options)
+    options["finetune"]["max_steps"] = 5
+    assert make_settings(options).finetune.max_steps == 5
+
+
 def test_the_same_seed_gives_the_same_results_and_another_seed_others(config, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         main([str(config), "--output_dir", str(tmp_path / name), "--seed", str(seed)])
