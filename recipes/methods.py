@@ -31,6 +31,7 @@ from medmerge_hf.soups import average, even, greedy_soup, learned_soup
 
 SHARES = (0.25, 0.5, 0.75)
 IMAGES = 128  # of the target, for estimates and statistics
+PASSES = 2  # over the augmented training images, for statistics that nothing trains any more
 SPLITS = ("validation", "test")
 State = dict[str, torch.Tensor]
 
@@ -110,11 +111,15 @@ class Job:
         return Outcome(probabilities, labels, dict(states or {}), {**notes, "classes": names})
 
     def of_state(self, state: State, splits: Sequence[str] = SPLITS, **notes: Any) -> Outcome:
-        """What given weights predict, BatchNorm statistics re-estimated on training images."""
+        """What given weights predict, BatchNorm statistics re-estimated on training images.
+
+        They are augmented as in training: with statistics of plain ones a trained network loses about a point.
+        """
         model = self.single()
         model.network.load_state_dict(state)
-        recalibrate_batch_norm(model.network, self.images(model))
-        return self.outcome(self.trainer(model, "finetune"), splits=splits, **notes)
+        trainer = self.trainer(model, "finetune")
+        recalibrate_batch_norm(model, (batch for _ in range(PASSES) for batch in trainer.get_train_dataloader()))
+        return self.outcome(trainer, splits=splits, **notes)
 
     def validation_of(self, state: State) -> float:
         """Macro F1 of given weights on validation."""

@@ -14,7 +14,7 @@ from compare import main, make_plan
 from conftest import network
 from evidence import collect
 from jobs import run_everything
-from methods import ALL, EACH, Job, validation_f1
+from methods import ALL, EACH, Job, greedy, validation_f1, weights_of
 from runs import Outcome, Runs
 from settings import make_settings, read_options
 
@@ -96,6 +96,21 @@ def test_the_best_source_and_the_best_form_are_chosen_on_validation(finished):
     ensemble = next(row for row in rows if row.method == "ensemble")
     tuned = [row.probabilities for row in singles if row.method.endswith(", fine-tuned")]
     assert np.allclose(ensemble.probabilities, np.mean(tuned, axis=0))
+
+
+def test_a_greedy_soup_that_takes_no_other_in_is_the_best_network_as_it_is(config, monkeypatch):
+    options = {key: value for key, value in read_options([str(config)]).items() if key != "compare"}
+    settings = make_settings(options)
+    labels = {"validation": np.array([0, 1, 2])}
+    states = [weights_of(Job(settings, load_data(settings)).single()) for _ in range(2)]
+    wrong, right = ({"validation": np.eye(3)[order]} for order in ([1, 2, 0], [0, 1, 2]))
+    tuned = [Outcome(p, labels, {"end": state}) for p, state in zip((wrong, right), states, strict=True)]
+    job = Job(settings, load_data(settings), tuned)
+    monkeypatch.setattr(Job, "validation_of", lambda *_: 0.5)
+    assert greedy(job) is tuned[1]
+    assert job.of_state(states[0]).labels.keys() == {"validation", "test"}
+    first, again = (job.of_state(states[0]).probabilities["test"] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
 
 
 def test_one_stage_has_the_budget_of_both(config):
