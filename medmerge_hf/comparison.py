@@ -13,6 +13,7 @@ from .report import mean_and_spread
 
 BEST_SOURCE = "best single source"
 USUAL_SOURCE = "best single source, usual training"
+PROBED_SOURCE = "source by linear probe"
 OURS = "MedMerge"
 BEST_MERGE = f"{OURS} (chosen on validation)"
 BEST_FORM, CONTROL = f"{OURS} (best)", "best without kernel weights"

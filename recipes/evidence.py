@@ -6,7 +6,7 @@ from typing import Any
 from jobs import Plan, Setting, source_name
 from methods import EACH, RANKING, USUAL
 
-from medmerge_hf.comparison import BEST_MERGE, BEST_SOURCE, OURS, USUAL_SOURCE, Promise, Row
+from medmerge_hf.comparison import BEST_MERGE, BEST_SOURCE, OURS, PROBED_SOURCE, USUAL_SOURCE, Promise, Row
 from medmerge_hf.ranking import likeness
 
 
@@ -14,8 +14,9 @@ def collect(plan: Plan) -> list[Row]:
     """Rows of everything that is finished.
 
     The row `best single source` of a seed is that of the source and way of training it with the highest macro F1 on
-    validation; `best single source, usual training` that among plain fine-tuning and LP-FT. In the same way the row
-    `MedMerge (chosen on validation)` is the best of the forms of MedMerge that the plan has.
+    validation; `best single source, usual training` that among plain fine-tuning and LP-FT; `source by linear probe`
+    the one that a probe of its features promises most of, fine-tuned: one training, nothing chosen on validation. In
+    the same way the row `MedMerge (chosen on validation)` is the best of the forms of MedMerge that the plan has.
     """
     rows: list[Row] = []
     for setting in plan.settings:
@@ -30,6 +31,8 @@ def collect(plan: Plan) -> list[Row]:
             if len(singles) == len(setting.sources()) * len(EACH):
                 usual = [row for row in singles if row.method.endswith(tuple(f", {way}" for way in USUAL))]
                 rows += [_best(usual, USUAL_SOURCE), _best(singles, BEST_SOURCE)]
+            if (probed := _probed(plan, setting, seed)) is not None:
+                rows.append(probed)
             others = [row for m in setting.methods if (row := _row(plan, setting, m, seed)) is not None]
             rows += others
             forms = [row for row in others if row.method.startswith(OURS)]
@@ -62,6 +65,15 @@ def alikeness(plan: Plan) -> dict[str, tuple[list[str], Any]]:
             features = [plan.runs.load(key, states=True).states["features"]["train"].numpy() for key in keys]
             found[setting.name] = ([source_name(source) for source in setting.sources()], likeness(features))
     return found
+
+
+def _probed(plan: Plan, setting: Setting, seed: int) -> Row | None:
+    keys = [plan.key(setting, RANKING, seed, source) for source in setting.sources()]
+    if not all(plan.runs.has(key) for key in keys):
+        return None
+    scores = [plan.runs.load(key).notes["probe"] for key in keys]
+    row = _row(plan, setting, USUAL[0], seed, setting.sources()[scores.index(max(scores))])
+    return None if row is None else row.renamed(PROBED_SOURCE, chosen=row.method)
 
 
 def _best(rows: list[Row], name: str) -> Row:

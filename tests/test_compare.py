@@ -12,13 +12,13 @@ import yaml
 from building import load_data
 from compare import main, make_plan
 from conftest import network
-from evidence import collect
+from evidence import collect, promises
 from jobs import run_everything
 from methods import ALL, EACH, Job, greedy, validation_f1, weights_of
 from runs import Outcome, Runs
 from settings import make_settings, read_options
 
-from medmerge_hf.comparison import BEST_MERGE, BEST_SOURCE
+from medmerge_hf.comparison import BEST_MERGE, BEST_SOURCE, PROBED_SOURCE
 from medmerge_hf.errors import SettingsError
 
 
@@ -84,7 +84,8 @@ def test_no_run_is_repeated(finished, capsys):
 
 
 def test_the_best_source_and_the_best_form_are_chosen_on_validation(finished):
-    rows = collect(make_plan(read_options([str(finished[0])])))
+    plan = make_plan(read_options([str(finished[0])]))
+    rows = collect(plan)
     singles = [row for row in rows if row.method.startswith(("0, ", "1, "))]
     best = next(row for row in rows if row.method == BEST_SOURCE)
     assert len(singles) == 2 * len(EACH)
@@ -93,6 +94,9 @@ def test_the_best_source_and_the_best_form_are_chosen_on_validation(finished):
     forms = [row for row in rows if row.method in METHODS and row.method.startswith("MedMerge")]
     assert chosen.validation["macro_f1"] == max(row.validation["macro_f1"] for row in forms)
     assert chosen.notes["chosen"] in {row.method for row in forms}
+    promised = {promise.source: promise.scores["probe"] for promise in promises(plan)}
+    probed = next(row for row in rows if row.method == PROBED_SOURCE)
+    assert probed.notes["chosen"] == f"{max(promised, key=lambda name: promised[name])}, fine-tuned"
     ensemble = next(row for row in rows if row.method == "ensemble")
     tuned = [row.probabilities for row in singles if row.method.endswith(", fine-tuned")]
     assert np.allclose(ensemble.probabilities, np.mean(tuned, axis=0))
