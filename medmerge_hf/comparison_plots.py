@@ -143,6 +143,8 @@ def plot_depth(rows: Sequence[Row], setting: str, method: str, file: str | Path)
     axes.axhline(0, color="0.5", lw=0.8)
     axes.set_xticks(range(len(stages)), stages, rotation=45, ha="right", fontsize=7)
     axes.set_ylabel("share (rest: anchor)", fontsize=8)
+    axes.ticklabel_format(axis="y", scilimits=(-2, 2))  # long numbers would push the label out of the picture
+    axes.tick_params(axis="y", labelsize=7)
     axes.legend(frameon=False, fontsize=8)
     _plain(axes)
     drawn.savefig(file, dpi=120)
@@ -170,7 +172,7 @@ def draw_all(rows: Sequence[Row], folder: Path, ours: str) -> dict[str, list[Pat
     for method in (m for m in merges_of(rows) if gains(rows, m) is not None):
         name = "".join(letter if letter.isalnum() else "_" for letter in method).strip("_")
         picture(f"Paired gain of {method}", f"forest_{name}", plot_forest, method)
-    if len({row.fraction for row in rows}) > 1:
+    if len({(row.task, row.fraction) for row in rows}) > len({row.task for row in rows}):
         picture("Label efficiency", "label_efficiency", plot_efficiency, [BEST_SOURCE, ours])
     for index, setting in enumerate(settings_in(rows)):
         present = [m for m in (BEST_SOURCE, ours) if any((r.setting, r.method) == (setting, m) for r in rows)]

@@ -90,6 +90,12 @@ def test_a_ranking_is_judged_by_what_came_of_it():
     assert last[2:5] == ["1.000 ± 0.000", "-1.000 ± 0.000", "1.000 ± 0.000"]
 
 
+def test_one_share_of_labels_a_task_is_no_curve(rows, tmp_path):
+    few = [dataclasses.replace(r, fraction=0.1 if r.setting.startswith("x") else 0.2) for r in rows]
+    write_report(few, tmp_path)
+    assert not (tmp_path / "pictures/label_efficiency.png").exists()
+
+
 def test_a_report_holds_every_picture(rows, tmp_path):
     rows += [row("x <- a + b", method, 0, 0.4, 0.1) for method in (BEST_SOURCE, "MedMerge (best)")]
     text = write_report(rows, tmp_path, alike={"x": (["a", "b"], np.eye(2))})
