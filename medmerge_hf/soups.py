@@ -37,10 +37,10 @@ def even(things: Sequence[Any]) -> list[float]:
     return [1 / len(things)] * len(things)
 
 
-def greedy_soup(
+def greedy_choice(
     states: Sequence[Mapping[str, Tensor]], scores: Sequence[float], score: Callable[[dict[str, Tensor]], float]
-) -> dict[str, Tensor]:
-    """Average of fine-tuned networks, each taken in only if the score does not fall (arXiv 2203.05482).
+) -> list[int]:
+    """Which fine-tuned networks the greedy soup averages: each that does not lower the score (arXiv 2203.05482).
 
     Args:
         states: of the fine-tuned networks.
@@ -48,12 +48,12 @@ def greedy_soup(
         score: of an average, on validation.
 
     Returns:
-        The soup.
+        Their places, the best alone first.
 
     Example:
         >>> states = [{"w": torch.tensor(value)} for value in (1.0, 3.0, 9.0)]
-        >>> greedy_soup(states, [-6, -4, -2], lambda state: -abs(float(state["w"]) - 7))["w"]
-        tensor(6.)
+        >>> greedy_choice(states, [-6, -4, -2], lambda state: -abs(float(state["w"]) - 7))
+        [2, 1]
     """
     order = sorted(range(len(states)), key=lambda place: -scores[place])
     chosen, best = order[:1], scores[order[0]]
@@ -62,7 +62,7 @@ def greedy_soup(
         found = score(average(taken, even(taken)))
         if found >= best:
             chosen, best = [*chosen, place], found
-    return average([states[i] for i in chosen], even(chosen))
+    return chosen
 
 
 def learned_soup(

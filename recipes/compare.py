@@ -25,7 +25,7 @@ from settings import make_settings, read_options, several
 from transformers.utils import logging as hf_logging
 
 from medmerge_hf.comparison_page import write_report
-from medmerge_hf.errors import MedMergeError
+from medmerge_hf.errors import MedMergeError, SettingsError
 
 
 def make_plan(options: dict[str, Any]) -> Plan:
@@ -33,7 +33,9 @@ def make_plan(options: dict[str, Any]) -> Plan:
     seeds, trials = [int(seed) for seed in several(options, "seeds", [0])], int(several(options, "trials", [1])[0])
     plan = Plan(options, seeds, Runs(Path(str(options.get("output_dir", "comparison"))) / "runs"), trials)
     for setting in plan.settings:
-        make_settings({**setting.options, "output_dir": "checked"})
+        settings = make_settings({**setting.options, "output_dir": "checked"})
+        if (settings.merge.max_steps > 0) != (settings.finetune.max_steps > 0):
+            raise SettingsError("max_steps counts in both stages or in neither: give it for merge and finetune.")
     return plan
 
 

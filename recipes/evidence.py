@@ -31,7 +31,7 @@ def collect(plan: Plan) -> list[Row]:
             if len(singles) == len(setting.sources()) * len(EACH):
                 usual = [row for row in singles if row.method.endswith(tuple(f", {way}" for way in USUAL))]
                 rows += [_best(usual, USUAL_SOURCE), _best(singles, BEST_SOURCE)]
-            if (probed := _probed(plan, setting, seed)) is not None:
+            if (probed := _probed(plan, setting, seed, singles)) is not None:
                 rows.append(probed)
             others = [row for m in setting.methods if (row := _row(plan, setting, m, seed)) is not None]
             rows += others
@@ -67,13 +67,13 @@ def alikeness(plan: Plan) -> dict[str, tuple[list[str], Any]]:
     return found
 
 
-def _probed(plan: Plan, setting: Setting, seed: int) -> Row | None:
+def _probed(plan: Plan, setting: Setting, seed: int, singles: list[Row]) -> Row | None:
     keys = [plan.key(setting, RANKING, seed, source) for source in setting.sources()]
     if not all(plan.runs.has(key) for key in keys):
         return None
     scores = [plan.runs.load(key).notes["probe"] for key in keys]
-    row = _row(plan, setting, USUAL[0], seed, setting.sources()[scores.index(max(scores))])
-    return None if row is None else row.renamed(PROBED_SOURCE, chosen=row.method)
+    name = f"{source_name(setting.sources()[scores.index(max(scores))])}, {USUAL[0]}"
+    return next((row.renamed(PROBED_SOURCE, chosen=name) for row in singles if row.method == name), None)
 
 
 def _best(rows: list[Row], name: str) -> Row:

@@ -26,7 +26,7 @@ from medmerge_hf.metrics import sigmoid, softmax
 from medmerge_hf.normalization import recalibrate_batch_norm
 from medmerge_hf.ranking import rank
 from medmerge_hf.report import short_name
-from medmerge_hf.soups import average, even, greedy_soup, learned_soup
+from medmerge_hf.soups import average, even, greedy_choice, learned_soup
 
 
 SHARES = (0.25, 0.5, 0.75)
@@ -248,11 +248,11 @@ def uniform_soup(job: Job) -> Outcome:
 
 def greedy(job: Job) -> Outcome:
     """The greedy soup of the fine-tuned sources; the best of them as it is, where no other is taken in."""
-    scores = [validation_f1(outcome) for outcome in job.tuned]
-    best = job.tuned[int(np.argmax(scores))]
-    soup = greedy_soup(_soup_states(job), scores, job.validation_of)
-    alone = all(torch.equal(tensor, soup[name]) for name, tensor in best.states["end"].items())
-    return best if alone else job.of_state(soup)
+    states, scores = _soup_states(job), [validation_f1(outcome) for outcome in job.tuned]
+    chosen = greedy_choice(states, scores, job.validation_of)
+    if len(chosen) == 1:
+        return job.tuned[chosen[0]]
+    return job.of_state(average([states[place] for place in chosen], even(chosen)))
 
 
 def learned(job: Job) -> Outcome:

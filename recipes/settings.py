@@ -266,8 +266,6 @@ def make_settings(raw: Mapping[str, Any]) -> Settings:
         stage: _parse(MedMergeTrainingArguments, {**shared, "output_dir": place, **options.get(stage, {})})[0]
         for stage, place in ((name, f"{run.output_dir}/{name}") for name in STAGES)
     }
-    if (stages["merge"].max_steps > 0) != (stages["finetune"].max_steps > 0):
-        raise SettingsError("max_steps counts in both stages or in neither: give it for merge and finetune.")
     return Settings(source, data, run, **stages, options=dict(raw))
 
 

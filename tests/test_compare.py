@@ -13,7 +13,7 @@ from building import load_data
 from compare import main, make_plan
 from conftest import network
 from evidence import collect, promises
-from jobs import run_everything
+from jobs import run_everything, settings_of
 from methods import ALL, EACH, Job, greedy, validation_f1, weights_of
 from runs import Outcome, Runs
 from settings import make_settings, read_options
@@ -48,6 +48,12 @@ def write_config(folder, vessels):
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
     return folder / "config.yaml"
+
+
+def train_settings(config, **options):
+    """Of one run of a comparison."""
+    (setting,) = settings_of(read_options([str(config)]))
+    return make_settings({**setting.options, "output_dir": str(config.parent / "run"), **options})
 
 
 @pytest.fixture
@@ -103,13 +109,12 @@ def test_the_best_source_and_the_best_form_are_chosen_on_validation(finished):
 
 
 def test_a_greedy_soup_that_takes_no_other_in_is_the_best_network_as_it_is(config, monkeypatch):
-    options = {key: value for key, value in read_options([str(config)]).items() if key != "compare"}
-    settings = make_settings(options)
-    labels = {"validation": np.array([0, 1, 2])}
-    states = [weights_of(Job(settings, load_data(settings)).single()) for _ in range(2)]
+    settings = train_settings(config)
+    target, labels = load_data(settings), {"validation": np.array([0, 1, 2])}
+    states = [weights_of(Job(settings, target).single()) for _ in range(2)]
     wrong, right = ({"validation": np.eye(3)[order]} for order in ([1, 2, 0], [0, 1, 2]))
     tuned = [Outcome(p, labels, {"end": state}) for p, state in zip((wrong, right), states, strict=True)]
-    job = Job(settings, load_data(settings), tuned)
+    job = Job(settings, target, tuned)
     monkeypatch.setattr(Job, "validation_of", lambda *_: 0.5)
     assert greedy(job) is tuned[1]
     assert job.of_state(states[0]).labels.keys() == {"validation", "test"}
@@ -118,12 +123,19 @@ def test_a_greedy_soup_that_takes_no_other_in_is_the_best_network_as_it_is(confi
 
 
 def test_one_stage_has_the_budget_of_both(config):
-    options = {key: value for key, value in read_options([str(config)]).items() if key != "compare"}
     for counted, total in ({"num_train_epochs": 2}, 4), ({"max_steps": 3}, 6):
-        settings = make_settings({**options, "merge": STAGE | counted, "finetune": STAGE | counted})
+        settings = train_settings(config, merge=STAGE | counted, finetune=STAGE | counted)
         job = Job(settings, load_data(settings))
         args = job.trainer(job.single(), "both").args
         assert {name: getattr(args, name) for name in counted} == dict.fromkeys(counted, total)
+
+
+def test_steps_count_in_both_stages_or_in_neither(config):
+    options = read_options([str(config), "--merge.max_steps", "3"])
+    with pytest.raises(SettingsError, match="in both stages or in neither"):
+        make_plan(options)
+    options["finetune"]["max_steps"] = 5
+    assert make_plan(options).settings[0].options["finetune"]["max_steps"] == 5
 
 
 def test_sources_are_shared_by_merges_and_targets_may_be_left_out(config, tmp_path, vessels):

@@ -60,26 +60,20 @@ def test_train_merges_finetunes_exports_and_reports(config, tmp_path, capsys):
     assert (tmp_path / "out" / "medmerge" / "kernel_weights.png").stat().st_size > 1000
 
 
-def test_the_sources_that_promise_most_are_merged(config, tmp_path):
+def test_the_sources_that_promise_most_are_merged(config, tmp_path, caplog):
     timm.models.save_for_hf(network(2), tmp_path / "2", safe_serialization=True)
     sources = [str(tmp_path / name) for name in "012"]
     options = {**read_options([str(config)]), "sources": sources}
     target = load_data(make_settings(options))
     assert choose_sources(make_settings(options), target).source.sources == sources
-    kept = choose_sources(make_settings({**options, "keep_best": 2}), target)
+    with caplog.at_level("INFO", "medmerge_hf"):  # which is what train.py shows
+        kept = choose_sources(make_settings({**options, "keep_best": 2}), target)
+    assert "Merging the first 2" in caplog.text
     every = choose_sources(make_settings({**options, "keep_best": 3}), target)
     assert sorted(every.source.sources) == sources
     assert kept.source.sources == every.source.sources[:2] == kept.options["sources"]
     with pytest.raises(SettingsError, match="keep 2 at least"):
         make_settings({**options, "keep_best": 1})
-
-
-def test_steps_count_in_both_stages_or_in_neither(config):
-    options = read_options([str(config), "--merge.max_steps", "3"])
-    with pytest.raises(SettingsError, match="in both stages or in neither"):
-        make_settings(options)
-    options["finetune"]["max_steps"] = 5
-    assert make_settings(options).finetune.max_steps == 5
 
 
 def test_the_same_seed_gives_the_same_results_and_another_seed_others(config, tmp_path):
