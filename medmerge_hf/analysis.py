@@ -89,14 +89,15 @@ def stage_statistics(layout: KernelWeights, parameter: Tensor) -> dict[str, floa
 
 
 def source_shares(table: Any, kinds: Mapping[str, str]) -> Any:
-    """Mean weight of each source by stage of the network and kind of layer.
+    """How much of each source stands in each stage of the network and kind of layer.
 
     Args:
         table: of [`kernel_table`].
         kinds: module name -> its class.
 
     Returns:
-        A `pandas.DataFrame` with columns `stage`, `kind`, `source`, `share`, `kernels`, in the order of the network.
+        A `pandas.DataFrame` with columns `stage`, `kind`, `source`, `share` (mean weight), `size` (root mean square
+        weight: weights of either sign do not cancel in it) and `kernels`, in the order of the network.
     """
     tensors = table["tensor"].cat.categories
     stages = table["tensor"].map({name: network_stage(name) for name in tensors})
@@ -104,4 +105,5 @@ def source_shares(table: Any, kinds: Mapping[str, str]) -> Any:
     groups = table.assign(stage=stages.astype(str), kind=layers.astype(str)).groupby(
         ["stage", "kind", "source"], sort=False, observed=True
     )
-    return groups["weight"].agg(share="mean", kernels="size").reset_index()
+    found = groups["weight"].agg(share="mean", size=lambda weights: (weights**2).mean() ** 0.5, kernels="size")
+    return found.reset_index()

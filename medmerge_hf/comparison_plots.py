@@ -1,4 +1,4 @@
-"""The pictures of a comparison: paired gains, label efficiency, confusion, calibration, shares of sources by depth."""
+"""The pictures of a comparison: paired gains, label efficiency, confusion, calibration, kernel weights by depth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,8 +124,9 @@ def plot_calibration(rows: Sequence[Row], setting: str, methods: Sequence[str], 
 
 
 def plot_depth(rows: Sequence[Row], setting: str, method: str, file: str | Path) -> None:
-    """Mean share of each source but the anchor by stage of the network: the paper's layer-wise transfer picture.
+    """Size of the kernel weights of each source but the anchor by stage: the paper's layer-wise transfer picture.
 
+    The size is the root mean square: weights of either sign would cancel in a mean.
     Seeds may differ in their anchor and in the sources that were kept: a source is averaged over those that have it.
     """
     found = [row.notes["depth"] for row in rows if (row.setting, row.method) == (setting, method)]
@@ -136,13 +137,13 @@ def plot_depth(rows: Sequence[Row], setting: str, method: str, file: str | Path)
     width = 0.8 / len(sources)
     for index, source in enumerate(sources):
         runs = [run for run, order in zip(found, orders, strict=True) if source in order[1:]]
-        shares = np.array([[run[stage][source] for stage in stages] for run in runs])
+        sizes = np.array([[run[stage][source] for stage in stages] for run in runs])
         places = np.arange(len(stages)) + (index - (len(sources) - 1) / 2) * width
-        axes.bar(places, shares.mean(0), width * 0.9, color=f"C{index}", label=f"{source} ({len(runs)} runs)")
-        axes.vlines(places, shares.min(0), shares.max(0), color="0.2", lw=1)
-    axes.axhline(0, color="0.5", lw=0.8)
+        axes.bar(places, sizes.mean(0), width * 0.9, color=f"C{index}", label=f"{source} ({len(runs)} runs)")
+        axes.vlines(places, sizes.min(0), sizes.max(0), color="0.2", lw=1)
+    axes.set_ylim(bottom=0)
     axes.set_xticks(range(len(stages)), stages, rotation=45, ha="right", fontsize=7)
-    axes.set_ylabel("share (rest: anchor)", fontsize=8)
+    axes.set_ylabel("kernel weights (RMS)", fontsize=8)
     axes.ticklabel_format(axis="y", scilimits=(-2, 2))  # long numbers would push the label out of the picture
     axes.tick_params(axis="y", labelsize=7)
     axes.legend(frameon=False, fontsize=8)

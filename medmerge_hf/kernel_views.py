@@ -58,7 +58,8 @@ class KernelViews(PreTrainedModel):
 
         Returns:
             A `pandas.DataFrame` with columns `stage`, `kind` (`Conv2d`, `BatchNorm2d`, ...), `source`, `share` (mean
-            weight of the kernels) and `kernels`. Over the sources the shares of a stage and kind sum to 1.
+            weight of the kernels), `size` (their root mean square) and `kernels`. Over the sources the shares of a
+            stage and kind sum to 1; where weights of either sign cancel in them, the sizes show them.
         """
         kinds = {name: type(module).__name__ for name, module in backbone_module(self.network).named_modules()}
         return source_shares(self.kernel_weights(), kinds)

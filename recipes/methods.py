@@ -323,13 +323,13 @@ def longer(job: Job) -> Outcome:
 
 
 def by_depth(model: MedMergeModel) -> dict[str, dict[str, float]]:
-    """Stage of the network -> source -> mean share over the stage's kernels."""
+    """Stage of the network -> source -> root mean square weight over the stage's kernels."""
     table = model.source_shares()
     table = table.assign(stage=table["stage"].astype(str), source=table["source"].astype(str))
     found: dict[str, dict[str, float]] = {}
     for (stage, source), rows in table.groupby(["stage", "source"], sort=False):
-        share = float(np.average(rows["share"], weights=rows["kernels"]))
-        found.setdefault(stage, {})[short_name(source)] = share
+        mean_square = float(np.average(rows["size"] ** 2, weights=rows["kernels"]))
+        found.setdefault(stage, {})[short_name(source)] = mean_square**0.5
     return found
 
 
