@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .adaptation import harmonise_onto
 from .configuration_medmerge import MedMergeConfig
-from .errors import SettingsError
+from .errors import SettingsError, StateError
 from .modeling_medmerge import MedMergeModel
 from .networks import backbone_module, backbone_parameters, load_backbone, target_labels
 from .soups import average, even
@@ -72,6 +72,42 @@ def freeze_backbone(model: MedMergeModel, frozen: bool = True) -> MedMergeModel:
     """
     for parameter in backbone_parameters(model.network).values():
         parameter.requires_grad_(not frozen)
+    return model
+
+
+@torch.no_grad()
+def scramble_sources(model: MedMergeModel, seed: int = 0) -> MedMergeModel:
+    """Put noise in the place of every source but the anchor: a control of whether a merge uses what they know.
+
+    Each filter's difference to the anchor keeps its norm and gets a random direction, so that the same number of
+    weights learns over steps of the same size.
+
+    Args:
+        model: merging; changed.
+        seed: of the noise.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        StateError: it is collapsed.
+
+    Example:
+        >>> import timm
+        >>> model = MedMergeModel.from_sources([timm.create_model("test_resnet") for _ in range(2)], num_labels=2)
+        >>> before = [d.norm() for d in model.merge.differences.parameters()]
+        >>> after = [d.norm() for d in scramble_sources(model).merge.differences.parameters()]
+        >>> torch.allclose(torch.stack(before), torch.stack(after))
+        True
+    """
+    if model.merge is None:
+        raise StateError("scramble_sources needs a model that is merging; this one is collapsed.")
+    random = torch.Generator().manual_seed(seed)
+    for difference in model.merge.differences.parameters():
+        rows = difference.reshape(len(difference), -1)
+        noise = torch.randn(rows.shape, generator=random).to(rows)
+        norms = rows.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+        difference.copy_((noise * norms).reshape(difference.shape))
     return model
 
 

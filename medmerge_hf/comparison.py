@@ -16,7 +16,8 @@ USUAL_SOURCE = "best single source, usual training"
 PROBED_SOURCE = "source by linear probe"
 OURS = "MedMerge"
 BEST_MERGE = f"{OURS} (chosen on validation)"
-BEST_FORM, CONTROL = f"{OURS} (best)", "best without kernel weights"
+BEST_FORM = f"{OURS} (best)"
+CONTROL, NOISE = "best without kernel weights", "best with noise for sources"
 FIGURES = {
     "macro_f1": "macro F1",
     "balanced_accuracy": "balanced accuracy",

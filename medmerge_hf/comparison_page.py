@@ -9,6 +9,7 @@ from .comparison import (
     BEST_FORM,
     BEST_SOURCE,
     CONTROL,
+    NOISE,
     Promise,
     Row,
     conditions_table,
@@ -26,6 +27,7 @@ from .report import markdown_table
 
 
 Table = tuple[list[str], list[list[str]]]
+CONTROLS = {CONTROL: "what the kernel weights do", NOISE: "what the other source's knowledge does"}
 NOTE = (
     "Mean and standard deviation over seeds; gains are paired by seed and set against the best single source, which "
     "is chosen on validation; intervals are 95 % bootstrap intervals over seeds (over settings, then seeds, for all)."
@@ -37,8 +39,9 @@ def sections_of(rows: Sequence[Row]) -> dict[str, list[Table]]:
     ours = merges_of(rows)
     sections = {"All settings": [overall_table(rows)], "All settings, every figure": [figures_table(rows)]}
     sections |= {f"{method}, setting by setting": [summary_table(rows, method)] for method in ours}
-    if (controlled := summary_table(rows, BEST_FORM, CONTROL))[1]:
-        sections[f"{BEST_FORM} over {CONTROL}: what the kernel weights do"] = [controlled]
+    for reference, question in CONTROLS.items():
+        if (controlled := summary_table(rows, BEST_FORM, reference))[1]:
+            sections[f"{BEST_FORM} over {reference}: {question}"] = [controlled]
     explained = {f"When {method} gains": conditions_table(rows, method) for method in ours}
     sections |= {title: [table] for title, table in explained.items() if table[1]}
     return sections | {setting: [setting_table(rows, setting)] for setting in settings_in(rows)}

@@ -19,8 +19,8 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 from medmerge_hf import MedMergeModel, MedMergeTrainer
-from medmerge_hf.baselines import collapse_to, freeze_backbone, regmean_sources, slerp_sources
-from medmerge_hf.comparison import BEST_FORM, CONTROL
+from medmerge_hf.baselines import collapse_to, freeze_backbone, regmean_sources, scramble_sources, slerp_sources
+from medmerge_hf.comparison import BEST_FORM, CONTROL, NOISE
 from medmerge_hf.data import Pixels
 from medmerge_hf.metrics import sigmoid, softmax
 from medmerge_hf.normalization import recalibrate_batch_norm
@@ -273,10 +273,12 @@ def ensemble(job: Job) -> Outcome:
     return Outcome(probabilities, first.labels, notes={"classes": first.notes["classes"]})
 
 
-def medmerge(job: Job, learned: bool = True) -> Outcome:
+def medmerge(job: Job, learned: bool = True, scrambled: bool = False) -> Outcome:
     """The merge as the settings have it: kernel weights and head learn, then everything."""
     job = dataclasses.replace(job, settings=choose_sources(job.settings, job.target))
     model = job.merging()
+    if scrambled:
+        scramble_sources(model, job.settings.run.seed)
     model.merge.source_bias.requires_grad_(learned)  # type: ignore[union-attr]
     trainer = job.trainer(model, "merge")
     trainer.train()
@@ -292,6 +294,11 @@ def medmerge(job: Job, learned: bool = True) -> Outcome:
 def unmerged(job: Job) -> Outcome:
     """What the merge does beside merging: the anchor's head first, new statistics, then everything."""
     return medmerge(job, learned=False)
+
+
+def of_noise(job: Job) -> Outcome:
+    """The merge with noise in the place of the other sources: what so many weights gain that know nothing."""
+    return medmerge(job, scrambled=True)
 
 
 def medmerge_tuned(job: Job, learned: bool = True) -> Outcome:
@@ -356,8 +363,9 @@ ALL: dict[str, Callable[[Job], Outcome]] = {
     BEST_FORM: medmerge,
     "MedMerge of fine-tuned": medmerge_tuned,
     CONTROL: unmerged,
+    NOISE: of_noise,
 }
-AS_BEST = (BEST_FORM, CONTROL)  # take the options of the config's `best`
+AS_BEST = (BEST_FORM, CONTROL, NOISE)  # take the options of the config's `best`
 AFTER_LP_FT = ("LP-FT re-estimated", "WiSE-FT")
 AFTER_FINE_TUNING = (
     "uniform soup",

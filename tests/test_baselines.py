@@ -5,8 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medmerge_hf import MedMergeModel
-from medmerge_hf.baselines import collapse_to, regmean_sources, regmean_weight, slerp, slerp_sources
-from medmerge_hf.errors import SettingsError
+from medmerge_hf.baselines import (
+    collapse_to,
+    regmean_sources,
+    regmean_weight,
+    scramble_sources,
+    slerp,
+    slerp_sources,
+)
+from medmerge_hf.errors import SettingsError, StateError
 from medmerge_hf.networks import backbone_state
 
 
@@ -64,3 +71,20 @@ def test_given_weights_take_the_place_of_the_learned_ones():
     assert all(torch.equal(after[name], tensor) for name, tensor in given.items())
     assert not torch.equal(after["bn1.running_mean"], before["bn1.running_mean"])
     assert not model.merging
+
+
+def test_noise_takes_the_place_of_the_sources_and_leaves_the_anchor():
+    model = MedMergeModel.from_sources([network(0), network(1)], num_labels=2, image_size=32)
+    images = torch.randn(2, 3, 32, 32)
+    before = model(images).logits
+    differences = {n: d.clone() for n, d in model.merge.differences.named_parameters()}
+    scramble_sources(model, seed=1)
+    assert torch.equal(model(images).logits, before)
+    for name, noise in model.merge.differences.named_parameters():
+        old = differences[name].flatten(1) if noise.ndim > 1 else differences[name][:, None]
+        new = noise.reshape(old.shape)
+        assert torch.allclose(new.norm(dim=1), old.norm(dim=1), atol=1e-6)
+        if old.shape[1] > 100:
+            assert torch.nn.functional.cosine_similarity(new, old).abs().mean() < 0.2
+    with pytest.raises(StateError, match="collapsed"):
+        scramble_sources(model.collapse())

@@ -1,3 +1,4 @@
+import itertools
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from methods import ALL, EACH, Job, greedy, validation_f1, weights_of
 from runs import Outcome, Runs
 from settings import make_settings, read_options
 
-from medmerge_hf.comparison import BEST_MERGE, BEST_SOURCE, PROBED_SOURCE
+from medmerge_hf.comparison import BEST_FORM, BEST_MERGE, BEST_SOURCE, CONTROL, NOISE, PROBED_SOURCE
 from medmerge_hf.errors import SettingsError
 
 
@@ -30,7 +31,8 @@ METHODS = [
     "fine-tuned longer",
     "MedMerge (best)",
     "MedMerge of fine-tuned",
-    "best without kernel weights",
+    CONTROL,
+    NOISE,
 ]
 
 
@@ -106,6 +108,14 @@ def test_the_best_source_and_the_best_form_are_chosen_on_validation(finished):
     ensemble = next(row for row in rows if row.method == "ensemble")
     tuned = [row.probabilities for row in singles if row.method.endswith(", fine-tuned")]
     assert np.allclose(ensemble.probabilities, np.mean(tuned, axis=0))
+
+
+def test_the_merge_is_set_against_its_controls(finished):
+    _, printed = finished
+    assert all(f"## {BEST_FORM} over {control}: " in printed for control in (CONTROL, NOISE))
+    rows = {row.method: row for row in collect(make_plan(read_options([str(finished[0])])))}
+    merges = [rows[method].probabilities for method in (BEST_FORM, CONTROL, NOISE)]
+    assert not any(np.array_equal(one, other) for one, other in itertools.combinations(merges, 2))
 
 
 def test_a_greedy_soup_that_takes_no_other_in_is_the_best_network_as_it_is(config, monkeypatch):
