@@ -79,12 +79,6 @@ def backbone_parameters(network: Any) -> dict[str, nn.Parameter]:
     return {name: p for name, p in backbone_module(network).named_parameters() if not name.startswith(head)}
 
 
-def head_state(network: Any) -> dict[str, Tensor]:
-    """Name inside the network -> copy of each parameter of the classification head."""
-    backbone = {id(parameter) for parameter in backbone_parameters(network).values()}
-    return {name: p.detach().clone() for name, p in network.named_parameters() if id(p) not in backbone}
-
-
 def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     """The names that one of the patterns (`layer3.*`, `*.bias`) fits.
 

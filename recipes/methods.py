@@ -23,7 +23,6 @@ from medmerge_hf.baselines import collapse_to, freeze_backbone, regmean_sources,
 from medmerge_hf.comparison import BEST_FORM, CONTROL, NOISE
 from medmerge_hf.data import Pixels
 from medmerge_hf.metrics import sigmoid, softmax
-from medmerge_hf.networks import head_state
 from medmerge_hf.normalization import recalibrate_batch_norm
 from medmerge_hf.ranking import rank
 from medmerge_hf.report import short_name
@@ -278,7 +277,6 @@ def medmerge(job: Job, learned: bool = True, scrambled: bool = False) -> Outcome
     """The merge as the settings have it: kernel weights and head learn, then everything."""
     job = dataclasses.replace(job, settings=choose_sources(job.settings, job.target))
     model = job.merging()
-    head = head_state(model.network) if job.settings.run.new_head else {}
     if scrambled:
         scramble_sources(model, job.settings.run.seed)
     model.merge.source_bias.requires_grad_(learned)  # type: ignore[union-attr]
@@ -287,7 +285,6 @@ def medmerge(job: Job, learned: bool = True, scrambled: bool = False) -> Outcome
     trainer.collapse()
     depth = by_depth(model)
     middle = job.outcome(trainer)
-    model.network.load_state_dict(head, strict=False)
     trainer = job.trainer(model, "finetune")
     trainer.train()
     merged = {split: middle.scores(split)["macro_f1"] for split in middle.labels}

@@ -135,9 +135,6 @@ class RunArguments:
     export_dtype: str = dataclasses.field(
         default="float32", metadata={"help": "Of the exported weights: float32, bfloat16 or float16."}
     )
-    new_head: bool = dataclasses.field(
-        default=False, metadata={"help": "Fine-tune with the head that the merge stage began with, untrained."}
-    )
     report_to: str = dataclasses.field(default="none", metadata={"help": "tensorboard, trackio, wandb, ..."})
     channels_last: bool = dataclasses.field(
         default=False, metadata={"help": "Keep convolution weights channels last: faster on most CPUs and GPUs."}

@@ -28,7 +28,6 @@ from medmerge_hf.data import Pixels
 from medmerge_hf.errors import MedMergeError
 from medmerge_hf.imbalance import BalancedLoss, balanced_weights
 from medmerge_hf.metrics import make_compute_metrics
-from medmerge_hf.networks import head_state
 from medmerge_hf.provenance import METHOD, record_data
 from medmerge_hf.report import markdown_table
 from medmerge_hf.resuming import last_checkpoint
@@ -109,16 +108,13 @@ def merge_and_finetune(
 
 
 def merge(target: Any, settings: Settings, record: int, resume: bool) -> tuple[MedMergeModel, dict[str, float]]:
-    """The merge stage alone; the model comes back collapsed, with a new head if the settings say so."""
+    """The merge stage alone; the model comes back collapsed."""
     model = make_model(settings, target)
-    head = head_state(model.network) if settings.run.new_head else {}
     record_data(model.config, target)
     trainer = make_trainer(model, target, settings, settings.merge)
     trainer.train(resume_from_checkpoint=last_checkpoint(settings.merge.output_dir) if resume else None)
     trainer.collapse()
-    figures = evaluate(trainer, target, "merged", record)
-    model.network.load_state_dict(head, strict=False)
-    return model, figures
+    return model, evaluate(trainer, target, "merged", record)
 
 
 def write_json(file: Path, figures: Any) -> None:

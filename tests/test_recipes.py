@@ -4,18 +4,15 @@ from pathlib import Path
 
 import pytest
 import timm
-import torch
-from building import load_data, make_model
+from building import load_data
 from choosing import choose_sources
 from conftest import network
 from jobs import settings_of
 from settings import make_settings, read_options
-from train import main, merge
-from transformers import set_seed
+from train import main
 
 from medmerge_hf import MedMergeModel
 from medmerge_hf.errors import SettingsError
-from medmerge_hf.networks import head_state
 
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -77,20 +74,6 @@ def test_the_sources_that_promise_most_are_merged(config, tmp_path, caplog):
     assert kept.source.sources == every.source.sources[:2] == kept.options["sources"]
     with pytest.raises(SettingsError, match="keep 2 at least"):
         make_settings({**options, "keep_best": 1})
-
-
-def test_a_new_head_is_the_one_that_the_merge_stage_began_with(config):
-    options, heads = read_options([str(config)]), []
-    target = load_data(make_settings(options))
-    set_seed(0)
-    start = head_state(make_model(make_settings(options), target).network)
-    for new_head in (True, False):
-        set_seed(0)
-        model, _ = merge(target, make_settings({**options, "new_head": new_head}), record=0, resume=False)
-        heads.append(head_state(model.network))
-    assert start.keys() == heads[0].keys() != set()
-    assert all(torch.equal(heads[0][name], tensor) for name, tensor in start.items())
-    assert not any(torch.equal(heads[1][name], tensor) for name, tensor in start.items())
 
 
 def test_the_same_seed_gives_the_same_results_and_another_seed_others(config, tmp_path):
