@@ -182,7 +182,7 @@ def test_two_processes_give_one_comparison(config):
     ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("## All settings") == 1
+    assert done.stdout.count("## All settings\n") == 1
     rows = collect(make_plan(read_options([str(config)])))
     assert {row.method for row in rows} >= set(METHODS)
 
