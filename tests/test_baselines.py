@@ -81,8 +81,7 @@ def test_noise_takes_the_place_of_the_sources_and_leaves_the_anchor():
     scramble_sources(model, seed=1)
     assert torch.equal(model(images).logits, before)
     for name, noise in model.merge.differences.named_parameters():
-        old = differences[name].flatten(1) if noise.ndim > 1 else differences[name][:, None]
-        new = noise.reshape(old.shape)
+        old, new = (tensor.reshape(len(noise), -1) for tensor in (differences[name], noise))
         assert torch.allclose(new.norm(dim=1), old.norm(dim=1), atol=1e-6)
         if old.shape[1] > 100:
             assert torch.nn.functional.cosine_similarity(new, old).abs().mean() < 0.2

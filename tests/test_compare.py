@@ -31,8 +31,8 @@ METHODS = [
     "fine-tuned longer",
     "MedMerge (best)",
     "MedMerge of fine-tuned",
-    CONTROL,
-    NOISE,
+    "best without kernel weights",
+    "best with noise for sources",
 ]
 
 
