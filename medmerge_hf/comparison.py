@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from .paired import Gain, paired_gain
-from .ranking import RANKINGS
 from .report import mean_and_spread
 
 
@@ -66,37 +65,35 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Promise:
-    """What a source promised before any training, and the macro F1 that it then reached alone."""
+    """What a linear probe promised of a source before any training, and the macro F1 that it then reached alone."""
 
     target: str
     source: str
     seed: int
-    scores: dict[str, float]
+    probe: float
     reached: float
 
 
 def ranking_table(promised: Sequence[Promise]) -> tuple[list[str], list[list[str]]]:
-    """A line a target and source: the cheap scores and what it reached alone; last, how well each score ranked them.
+    """A line a target and source: its linear probe and what it reached alone; last, how well the probe ranked them.
 
     That is Spearman's rank correlation over the sources of a target and seed, averaged.
     """
     from scipy.stats import spearmanr
 
-    header = ["target", "source", *RANKINGS.values(), "macro F1 alone"]
+    header = ["target", "source", "linear probe, macro F1", "macro F1 alone"]
     lines = []
     for target, source in dict.fromkeys((p.target, p.source) for p in promised):
         own = [p for p in promised if (p.target, p.source) == (target, source)]
-        spread = [mean_and_spread([p.scores[name] for p in own]) for name in RANKINGS]
-        lines.append([target, source, *spread, mean_and_spread([p.reached for p in own])])
-    correlations: dict[str, list[float]] = {name: [] for name in RANKINGS}
+        columns = zip(*((p.probe, p.reached) for p in own), strict=True)
+        lines.append([target, source, *map(mean_and_spread, columns)])
+    correlations = []
     for target, seed in dict.fromkeys((p.target, p.seed) for p in promised):
         own = [p for p in promised if (p.target, p.seed) == (target, seed)]
-        for name, values in correlations.items():
-            if len(own) > 1:
-                values.append(float(spearmanr([p.scores[name] for p in own], [p.reached for p in own]).statistic))
-    found = [[v for v in values if np.isfinite(v)] for values in correlations.values()]
-    if all(found):
-        lines.append(["all", "Spearman's correlation with what it reached", *map(mean_and_spread, found), "1"])
+        if len(own) > 1:
+            correlations.append(float(spearmanr([p.probe for p in own], [p.reached for p in own]).statistic))
+    if found := [value for value in correlations if np.isfinite(value)]:
+        lines.append(["all", "Spearman's correlation with what it reached", mean_and_spread(found), "1"])
     return header, lines
 
 

@@ -114,7 +114,7 @@ def write_report(
         rows: of finished runs.
         folder: where to.
         title: of the page.
-        promised: what the cheap ranking said of each source.
+        promised: what a linear probe promised of each source.
         alike: setting -> names of its sources and their CKA `[S, S]`.
 
     Returns:

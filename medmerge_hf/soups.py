@@ -4,14 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-
-from .errors import StateError
+from torch import Tensor
 
 
 def average(states: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
-    """Weighted average of state dicts: the uniform soup (arXiv 2203.05482), or WiSE-FT's line (arXiv 2109.01903).
+    """Weighted average of state dicts: a soup (arXiv 2203.05482), or WiSE-FT's line (arXiv 2109.01903).
 
     Args:
         states: of one architecture.
@@ -63,45 +60,3 @@ def greedy_choice(
         if found >= best:
             chosen, best = [*chosen, place], found
     return chosen
-
-
-def learned_soup(
-    network: Any, states: Sequence[Mapping[str, Tensor]], images: Tensor, labels: Tensor, steps: int = 40
-) -> dict[str, Tensor]:
-    """Average with shares learned a layer on validation images (arXiv 2203.05482, appendix I).
-
-    Args:
-        network: a classifier of the states' architecture; not changed.
-        states: of the fine-tuned networks, heads included.
-        images: `[N, C, H, W]`.
-        labels: `[N]`.
-        steps: of AdamW on batches of 32.
-
-    Returns:
-        The soup.
-    """
-    if not states:
-        raise StateError("A soup needs fine-tuned networks.")
-    names = [name for name, _ in network.named_parameters()]
-    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
-    logits = torch.zeros(len(states), len(layers), requires_grad=True)
-    optimizer = torch.optim.AdamW([logits], lr=0.05, weight_decay=0.0)
-    place = {name: layers.index(name.rpartition(".")[0]) for name in names}
-
-    def blended() -> dict[str, Tensor]:
-        shares = logits.softmax(0)
-        return {n: torch.stack([shares[i, place[n]] * s[n] for i, s in enumerate(states)]).sum(0) for n in names}
-
-    generator = torch.Generator().manual_seed(0)
-    was_training = network.training
-    network.train()  # BatchNorm of the batch, as the statistics of no state fit the average
-    kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    for _ in range(steps):
-        draw = torch.randint(len(images), (min(32, len(images)),), generator=generator)
-        output = functional_call(network, {**blended(), **kept}, (images[draw],))
-        loss = nn.functional.cross_entropy(getattr(output, "logits", output), labels[draw])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    network.train(was_training)
-    return {**average(states, even(states)), **{name: tensor.detach() for name, tensor in blended().items()}}

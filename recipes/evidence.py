@@ -49,10 +49,10 @@ def promises(plan: Plan) -> list[Promise]:
             key = plan.key(setting, RANKING, seed, source)
             rows = [_row(plan, setting, way, seed, source) for way in EACH]
             if plan.runs.has(key) and all(rows):
-                name, scores = source_name(source), plan.runs.load(key).notes
+                name, probe = source_name(source), plan.runs.load(key).notes["probe"]
                 best = max((row for row in rows if row), key=lambda row: row.validation["macro_f1"])
                 place = (setting.target or setting.name, name, seed)
-                found[place] = Promise(*place, scores, best.scores["macro_f1"])
+                found[place] = Promise(*place, probe, best.scores["macro_f1"])
     return list(found.values())
 
 

@@ -146,8 +146,6 @@ def run_group(plan: Plan, seed: int, target: str) -> None:
             for method in (RANKING, *EACH):
                 _once(plan, setting, method, seed, loaded, source)
         for method in setting.methods:
-            if method == "SLERP" and len(setting.sources()) != 2:
-                continue
             _once(plan, setting, method, seed, loaded)
 
 

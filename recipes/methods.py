@@ -19,18 +19,18 @@ from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 from medmerge_hf import MedMergeModel, MedMergeTrainer
-from medmerge_hf.baselines import collapse_to, freeze_backbone, regmean_sources, scramble_sources, slerp_sources
+from medmerge_hf.baselines import freeze_backbone, scramble_sources
 from medmerge_hf.comparison import BEST_FORM, CONTROL, NOISE
 from medmerge_hf.data import Pixels
 from medmerge_hf.metrics import sigmoid, softmax
 from medmerge_hf.normalization import recalibrate_batch_norm
-from medmerge_hf.ranking import rank
+from medmerge_hf.ranking import probe_score
 from medmerge_hf.report import short_name
-from medmerge_hf.soups import average, even, greedy_choice, learned_soup
+from medmerge_hf.soups import average, even, greedy_choice
 
 
 SHARES = (0.25, 0.5, 0.75)
-IMAGES = 128  # of the target, for estimates and statistics
+IMAGES = 128  # of the target, for statistics
 PASSES = 2  # over the augmented training images, for statistics that nothing trains any more
 SPLITS = ("validation", "test")
 State = dict[str, torch.Tensor]
@@ -183,10 +183,10 @@ def wise_ft(job: Job) -> Outcome:
 
 
 def promise(job: Job) -> Outcome:
-    """What a source promises before anything is trained ([`ranking`]); its features are kept to be compared."""
-    model = job.single()
-    features, labels = training_features(model, job.target, job.settings.run.seed)
-    return Outcome({}, {}, {"features": {"train": torch.from_numpy(features).float()}}, rank(features, labels))
+    """What a linear probe promises of a source before any training; its features are kept to be compared."""
+    features, labels = training_features(job.single(), job.target, job.settings.run.seed)
+    states = {"features": {"train": torch.from_numpy(features).float()}}
+    return Outcome({}, {}, states, {"probe": probe_score(features, labels)})
 
 
 def validation_f1(outcome: Outcome) -> float:
@@ -214,54 +214,18 @@ def uniform_average(job: Job) -> Outcome:
 
 
 def aligned_average(job: Job) -> Outcome:
-    """The mean of the aligned sources, statistics re-estimated (REPAIR, arXiv 2211.08403), then fine-tuned."""
+    """The mean of the aligned sources, statistics re-estimated, then fine-tuned."""
     return _average(job, init=[1 / len(job.settings.source.sources)], align="activations")
-
-
-def fisher(job: Job) -> Outcome:
-    """Fisher merging (arXiv 2111.09832), then fine-tuned."""
-    return _average(job, granularity="element", estimate="fisher")
-
-
-def spherical(job: Job) -> Outcome:
-    """SLERP of two sources, then fine-tuned."""
-    model = job.merging()
-    return _train(job, collapse_to(model, slerp_sources(model), job.images(model)))
-
-
-def regmean(job: Job) -> Outcome:
-    """RegMean (arXiv 2212.09849), then fine-tuned."""
-    model = job.merging()
-    images = job.images(model)
-    return _train(job, collapse_to(model, regmean_sources(model, images), images))
-
-
-def _soup_states(job: Job) -> list[State]:
-    return [outcome.states["end"] for outcome in job.tuned]
-
-
-def uniform_soup(job: Job) -> Outcome:
-    """The mean of the fine-tuned sources (arXiv 2203.05482)."""
-    states = _soup_states(job)
-    return job.of_state(average(states, even(states)))
 
 
 def greedy(job: Job) -> Outcome:
     """The greedy soup of the fine-tuned sources; the best of them as it is, where no other is taken in."""
-    states, scores = _soup_states(job), [validation_f1(outcome) for outcome in job.tuned]
+    states = [outcome.states["end"] for outcome in job.tuned]
+    scores = [validation_f1(outcome) for outcome in job.tuned]
     chosen = greedy_choice(states, scores, job.validation_of)
     if len(chosen) == 1:
         return job.tuned[chosen[0]]
     return job.of_state(average([states[place] for place in chosen], even(chosen)))
-
-
-def learned(job: Job) -> Outcome:
-    """The soup with a learned share a layer."""
-    model = job.single()
-    transform = eval_transform(model)
-    rows = [Pixels(job.target["validation"], transform)[i] for i in range(len(job.target["validation"]))]
-    images, labels = torch.stack([row["pixel_values"] for row in rows]), torch.tensor([r["labels"] for r in rows])
-    return job.of_state(learned_soup(model.network, _soup_states(job), images, labels))
 
 
 def ensemble(job: Job) -> Outcome:
@@ -350,13 +314,8 @@ RANKING = "ranking"
 USUAL = ("fine-tuned", "LP-FT")
 ALL: dict[str, Callable[[Job], Outcome]] = {
     "uniform average": uniform_average,
-    "SLERP": spherical,
-    "Fisher": fisher,
-    "RegMean": regmean,
     "aligned average": aligned_average,
-    "uniform soup": uniform_soup,
     "greedy soup": greedy,
-    "learned soup": learned,
     "ensemble": ensemble,
     "fine-tuned longer": longer,
     "MedMerge (paper)": medmerge,
@@ -367,11 +326,4 @@ ALL: dict[str, Callable[[Job], Outcome]] = {
 }
 AS_BEST = (BEST_FORM, CONTROL, NOISE)  # take the options of the config's `best`
 AFTER_LP_FT = ("LP-FT re-estimated", "WiSE-FT")
-AFTER_FINE_TUNING = (
-    "uniform soup",
-    "greedy soup",
-    "learned soup",
-    "ensemble",
-    "fine-tuned longer",
-    "MedMerge of fine-tuned",
-)
+AFTER_FINE_TUNING = ("greedy soup", "ensemble", "fine-tuned longer", "MedMerge of fine-tuned")

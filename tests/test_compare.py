@@ -75,7 +75,7 @@ def finished(tmp_path_factory, vessels):
 def test_one_command_gives_one_table_and_one_page(finished):
     config, printed = finished
     folder = config.parent / "out"
-    assert all(method in printed for method in [*METHODS, BEST_SOURCE, "LogME"])
+    assert all(method in printed for method in [*METHODS, BEST_SOURCE, "linear probe"])
     assert (folder / "comparison.md").read_text().strip() in printed
     page = (folder / "comparison.html").read_text()
     assert page.count("<img") >= 5
@@ -102,7 +102,7 @@ def test_the_best_source_and_the_best_form_are_chosen_on_validation(finished):
     forms = [row for row in rows if row.method in METHODS and row.method.startswith("MedMerge")]
     assert chosen.validation["macro_f1"] == max(row.validation["macro_f1"] for row in forms)
     assert chosen.notes["chosen"] in {row.method for row in forms}
-    promised = {promise.source: promise.scores["probe"] for promise in promises(plan)}
+    promised = {promise.source: promise.probe for promise in promises(plan)}
     probed = next(row for row in rows if row.method == PROBED_SOURCE)
     assert probed.notes["chosen"] == f"{max(promised, key=lambda name: promised[name])}, fine-tuned"
     ensemble = next(row for row in rows if row.method == "ensemble")
@@ -165,7 +165,7 @@ def test_sources_are_shared_by_merges_and_targets_may_be_left_out(config, tmp_pa
     assert [half.name, other.name] == ["b <- both, 50% of the labels", "b <- both, 100% of the labels"]
     assert (half.options["label_fraction"], other.task) == (0.5, "b <- both")
     assert plan.key(both, "LP-FT", 0, pair[0]) == plan.key(back, "LP-FT", 0, pair[0])
-    assert plan.key(both, "Fisher", 0) != plan.key(back, "Fisher", 0)
+    assert plan.key(both, "uniform average", 0) != plan.key(back, "uniform average", 0)
     assert other.ordered
     assert list(plan.groups()) == [(0, "a"), (0, "b")]
 
