@@ -7,7 +7,7 @@ from typing import Any
 
 from .configuration_medmerge import MedMergeConfig
 from .licenses import merged_license
-from .provenance import AFTER, METHOD, SETTINGS, method_name, source_name
+from .provenance import AFTER, ALWAYS, METHOD, TAKEN, method_name, source_name
 from .report import markdown_table
 
 
@@ -219,16 +219,14 @@ def _data_table(splits: Mapping[str, Mapping[str, int]]) -> str:
 def _training_table(training: Mapping[str, Mapping[str, Any]]) -> str:
     titles = {"merge": "merge stage", "head": "head alone", "finetune": "fine-tuning"}
     stages = _ordered(training, titles)
-    names = _ordered({name for settings in training.values() for name in settings}, SETTINGS)
-    rows = [[name, *(_value(training[stage].get(name)) for stage in stages)] for name in names]
-    used = [row for row in rows if any(row[1:])]
-    return markdown_table(["setting", *(titles[stage] for stage in stages)], used) if training else ""
+    names = _ordered(sorted({name for settings in training.values() for name in settings}), (*ALWAYS, *TAKEN))
+    rows = [[name, *(_value(training[stage], name) for stage in stages)] for name in names]
+    return markdown_table(["setting", *(titles[stage] for stage in stages)], rows) if training else ""
 
 
-def _value(value: Any) -> str:
-    """Nothing for what is switched off."""
-    if value is None or value is False or value == -1:
-        return ""
+def _value(settings: Mapping[str, Any], name: str) -> str:
+    """Nothing where a stage does not have it."""
+    value = settings.get(name, "")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -1,10 +1,14 @@
 """What was done to a model, kept in its config: target data, training, results. The model card is made of it."""
 
+import dataclasses
 import platform
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
+
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from . import __version__
 from .configuration_medmerge import MedMergeConfig
@@ -14,21 +18,17 @@ Stage = Literal["merge", "head", "finetune"]
 METHOD = "MedMerge"
 # After which stage a figure was measured.
 AFTER: dict[str, str] = {"merge": "merged", "head": "head trained", "finetune": "fine-tuned"}
-# Of TrainingArguments, what decides how a stage ends.
-SETTINGS = (
-    *("num_train_epochs", "max_steps", "learning_rate", "kernel_learning_rate", "kernel_average"),
-    *("kernel_delay", "kernel_dropout", "kernel_pull", "kernel_pull_binary", "layer_decay", "l2_sp"),
-    *(
-        "lr_scheduler_type",
-        "warmup_steps",
-        "weight_decay",
-        "max_grad_norm",
-        "label_smoothing_factor",
-        "optim",
-        "per_device_train_batch_size",
-    ),
-    *("gradient_accumulation_steps", "bf16", "fp16", "seed"),
+# Of TrainingArguments, what every stage is told by; of the others only what is not at its default.
+ALWAYS = (
+    *("num_train_epochs", "learning_rate", "kernel_learning_rate", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim"),
+    "seed",
 )
+# What came of them.
+TAKEN = ("processes", "steps_taken", "epochs_taken", "metric_for_best_model", "best_metric")
+# What says where files go and what is printed, not how a model was trained.
+APART = ("output_dir", "report_to", "run_name", "disable_tqdm", "resume_from_checkpoint", "debug", "project")
+APART_PREFIXES = ("logging_", "log_", "hub_", "push_to_hub", "trackio_", "do_", "local_")
 
 
 def source_name(source: Mapping[str, Any]) -> str:
@@ -65,9 +65,8 @@ def record_training(config: MedMergeConfig, stage: Stage, args: Any, state: Any)
         args: its `TrainingArguments`.
         state: its `TrainerState`.
     """
-    values = args.to_dict()
-    names = [name for name in SETTINGS if stage == "merge" or not name.startswith("kernel_")]
-    settings = {name: values[name] for name in names if name in values}
+    chosen = chosen_settings(args)
+    settings = {name: v for name, v in chosen.items() if stage == "merge" or not name.startswith("kernel_")}
     settings |= {"processes": args.world_size, "steps_taken": state.global_step, "epochs_taken": state.epoch}
     if state.best_metric is not None:
         settings |= {"metric_for_best_model": args.metric_for_best_model, "best_metric": state.best_metric}
@@ -79,6 +78,45 @@ def record_training(config: MedMergeConfig, stage: Stage, args: Any, state: Any)
         "results": results,
         "versions": versions(),
     }
+
+
+def chosen_settings(args: Any) -> dict[str, Any]:
+    """What training arguments were set to: the usual figures, and whatever else is not at its default.
+
+    Args:
+        args: `TrainingArguments` or a subclass.
+
+    Returns:
+        Name -> value as JSON knows it. Of a path only the last part, and nothing of outputs, logs and the Hub.
+    """
+    values = args.to_dict()
+    found = {name: values[name] for name in ALWAYS if name in values}
+    for field in dataclasses.fields(args):
+        name, apart = field.name, field.name in APART or field.name.startswith(APART_PREFIXES)
+        if name in values and not apart and not _same(values[name], _default(field)):
+            found[name] = _without_place(values[name])
+    return found
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether a value is the default, `TrainingArguments` having put what it stands for in the place of `None`."""
+    if default is not None:
+        return value == default
+    if isinstance(value, dict):
+        return value.items() <= AcceleratorConfig().to_dict().items()
+    return value is None or value is False
+
+
+def _without_place(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_place(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_place(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def record_result(

@@ -1,3 +1,6 @@
+import dataclasses
+import re
+
 import datasets
 import pytest
 import torch
@@ -6,11 +9,17 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import TrainingArguments
 
-from medmerge_hf import MedMergeModel, MedMergeTrainer, make_compute_metrics, single_source_model
+from medmerge_hf import (
+    MedMergeModel,
+    MedMergeTrainer,
+    MedMergeTrainingArguments,
+    make_compute_metrics,
+    single_source_model,
+)
 from medmerge_hf.data import Target
 from medmerge_hf.errors import SettingsError
 from medmerge_hf.model_card import render_card
-from medmerge_hf.provenance import record_data, record_result
+from medmerge_hf.provenance import ALWAYS, chosen_settings, record_data, record_result
 
 
 FIGURES = {"macro_f1": {"value": 0.5, "low": 0.4, "high": 0.6}, "auroc": {"value": float("nan"), "low": 0, "high": 1}}
@@ -77,6 +86,31 @@ def test_training_and_results_are_noted_by_the_trainer_and_survive_the_export(mo
     assert again["results"][1]["metrics"] == figures
     second.train()
     assert [row["after"] for row in model.config.record["results"]] == ["merged"]  # the later ones are no longer true
+
+
+@dataclasses.dataclass
+class Taught(MedMergeTrainingArguments):
+    teachers: list[str] = dataclasses.field(default_factory=list)
+
+
+def test_the_card_prints_every_argument_that_is_not_at_its_default_and_no_place(model, images, tmp_path):
+    data = [{"pixel_values": image, "labels": index % 3} for index, image in enumerate(images)]
+    own = {"kernel_l2": 2.5, "adam_beta2": 0.95, "remove_unused_columns": False, "save_total_limit": 0}
+    quiet = {"output_dir": str(tmp_path), "max_steps": 1, "use_cpu": True, "disable_tqdm": True, "logging_steps": 7}
+    places = {"teachers": [str(tmp_path / "teacher.safetensors")], "run_name": "mine"}
+    arguments = Taught(**own, **quiet, **places)
+    MedMergeTrainer(model, arguments, train_dataset=data).train()
+    rows = dict(re.findall(r"^\| (\w+) +\| (.*?) +\|$", render_card(model.config, "merged"), flags=re.M))
+    assert {name: rows[name] for name in own} == {name: str(value) for name, value in own.items()}
+    assert rows["max_steps"] == "1"
+    assert rows["kernel_learning_rate"] == "0.01"
+    assert rows["teachers"] == "['teacher.safetensors']"
+    assert not {"output_dir", "run_name", "logging_steps", "disable_tqdm", "bf16", "adam_beta1"} & rows.keys()
+
+
+def test_defaults_are_not_on_the_card(tmp_path):
+    plain = chosen_settings(TrainingArguments(str(tmp_path), use_cpu=True))
+    assert plain.keys() == {*ALWAYS, "use_cpu", "dataloader_pin_memory"} - {"kernel_learning_rate"}
 
 
 def saved(model, folder):
