@@ -17,8 +17,6 @@ _NAMES = {
     "InputConvention": "references",
     "NetworkDialect": "references",
     "SourceReference": "references",
-    "init_by_fisher": "estimates",
-    "init_by_regression": "estimates",
     "inspect_sources": "preflight",
     "load_target": "data",
     "make_compute_metrics": "metrics",
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from .baselines import single_source_model as single_source_model
     from .configuration_medmerge import MedMergeConfig as MedMergeConfig
     from .data import load_target as load_target
-    from .estimates import init_by_fisher as init_by_fisher
-    from .estimates import init_by_regression as init_by_regression
     from .metrics import make_compute_metrics as make_compute_metrics
     from .modeling_medmerge import MedMergeModel as MedMergeModel
     from .normalization import recalibrate_batch_norm as recalibrate_batch_norm

@@ -9,7 +9,7 @@ checked.
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -267,7 +267,6 @@ def align(
     sources: Sequence[Mapping[str, Tensor]],
     method: Alignment,
     images: Sequence[Tensor],
-    jointly: bool = False,
 ) -> list[Tensor]:
     """Find the permutations that bring sources closest to the anchor.
 
@@ -277,7 +276,6 @@ def align(
         sources: anchor first: name below the backbone -> tensor, BatchNorm statistics included.
         method: `weights` or `activations`.
         images: batches `[N, C, H, W]` of one shape: of the target for `activations`; one of any kind for `weights`.
-        jointly: also match every source to the others that are aligned already, in two rounds.
 
     Returns:
         A flat int32 tensor a source, see [`apply_permutation`].
@@ -288,34 +286,15 @@ def align(
     below = backbone_prefix(network)
     named = [{below + name: t for name, t in tensors.items()} for tensors in sources]
     match = match_weights if method == "weights" else lambda a, s, f: match_activations(a, s, f, images)
-    results: list[Permutations]
-    aligned, results = list(named), [{} for _ in named[1:]]
-    for turn in range(2 if jointly and len(named) > 2 else 1):
-        for place in range(1, len(named)):
-            others = [t for i, t in enumerate(aligned) if i != place and (i == 0 or i < place or turn)]
-            permutations = _match_all(others if jointly else named[:1], named[place], found, match)
-            aligned[place] = permute(named[place], found, permutations)
-            results[place - 1] = permutations
-    for place, permutations in enumerate(results, start=1):
-        check_permutation(network, named[place], found, permutations, images[0])
+    results = [match(named[0], source, found) for source in named[1:]]
+    for source, permutations in zip(named[1:], results, strict=True):
+        check_permutation(network, source, found, permutations, images[0])
     return [torch.cat([_found_or_identity(p, g, found) for g in found.free()]).int() for p in results]
 
 
 def _found_or_identity(permutations: Permutations, group: int, found: Trace) -> Tensor:
     """Also of a group that was not matched."""
     return permutations.get(group, torch.arange(found.groups.sizes[group]))
-
-
-def _match_all(
-    others: Sequence[Mapping[str, Tensor]],
-    source: Mapping[str, Tensor],
-    found: Trace,
-    match: Callable[..., Permutations],
-) -> Permutations:
-    """To the mean of several networks, which are aligned with each other."""
-    floating = [name for name, tensor in source.items() if tensor.is_floating_point()]
-    mean = {name: torch.stack([tensors[name] for tensors in others]).mean(0) for name in floating}
-    return match(mean if len(others) > 1 else others[0], source, found)
 
 
 def apply_permutation(found: Trace, below: str, tensors: Mapping[str, Tensor], flat: Tensor) -> dict[str, Tensor]:

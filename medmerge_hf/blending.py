@@ -184,9 +184,6 @@ class KernelWeights(nn.Module):
         source_bias: `[S - 1, number of kernels]`, float32, the only parameter that learns. `Trainer` decides by name
             what gets weight decay: "bias" keeps it away from these.
         held: names of tensors whose weights stay where they start.
-        dropout: probability with which a kernel does without a source in a training step.
-        average: of `source_bias` over the steps, once [`start_average`] was called; outside of training it then takes
-            its place.
         permutation: `[S - 1, channels]`, int32, how the sources were aligned ([`alignment`]), or `None`. Frozen.
         differences: a list a source of `source - anchor`, frozen parameters. (Buffers would be broadcast by DDP at
             every step.)
@@ -205,13 +202,10 @@ class KernelWeights(nn.Module):
         self.granularity: Granularity = granularity
         self.constraint: Constraint = constraint
         self.held: set[str] = set()
-        self.dropout = 0.0
         self.kernel_shapes = [kernel_shape(shapes[name], granularity) for name in self.names]
         self.sizes = [math.prod(shape) for shape in self.kernel_shapes]
         kernels = 1 if granularity == "model" else sum(self.sizes)
         self.source_bias = nn.Parameter(torch.zeros(num_sources - 1, kernels))
-        self.average: nn.Parameter | None
-        self.register_parameter("average", None)
         self.permutation: nn.Parameter | None
         self.register_parameter("permutation", None)
         self.differences = nn.ModuleList(
@@ -239,29 +233,6 @@ class KernelWeights(nn.Module):
         values = initial_parameters(init, len(self.differences) + 1, self.constraint)
         self.source_bias.copy_(self.source_bias.new_tensor(values)[:, None].expand_as(self.source_bias))
 
-    @property
-    def learned(self) -> Tensor:
-        """What the weights follow from now: `source_bias`, or its average outside of training."""
-        return self.source_bias if self.training or self.average is None else self.average
-
-    def start_average(self) -> None:
-        """Keep an average of `source_bias`, beginning with what it is now (or was loaded)."""
-        if self.average is None:
-            self.average = nn.Parameter(self.source_bias.detach().clone(), requires_grad=False)
-
-    @torch.no_grad()
-    def update_average(self, decay: float) -> None:
-        """Exponential moving average: `average = decay * average + (1 - decay) * source_bias`."""
-        if self.average is not None:
-            self.average.lerp_(self.source_bias, 1 - decay)
-
-    @torch.no_grad()
-    def settle(self) -> None:
-        """Let the average take the place of `source_bias` for good."""
-        if self.average is not None:
-            self.source_bias.copy_(self.average)
-            self.average = None
-
     def split(self, parameter: Tensor) -> dict[str, Tensor]:
         """Name -> weights `[S - 1, *kernel_shape]` of the other sources, connected to `parameter`.
 
@@ -269,8 +240,6 @@ class KernelWeights(nn.Module):
             parameter: of the shape of `source_bias`.
         """
         weight = constrain(parameter, self.constraint)
-        if self.training and self.dropout and parameter is self.source_bias:
-            weight = weight * (torch.rand_like(weight) >= self.dropout)
         if self.granularity == "model":
             parts: Sequence[Tensor] = [weight] * len(self.names)
         else:
@@ -281,11 +250,8 @@ class KernelWeights(nn.Module):
             for name, part, shape in zip(self.names, parts, self.kernel_shapes, strict=True)
         }
 
-    def pull(self, binary: bool = False) -> Tensor:
-        """How far the kernels are from plain ones: the mean square distance of their weights from 0.
-
-        Args:
-            binary: from 0 or 1 instead, whichever is nearer.
+    def l2_penalty(self) -> Tensor:
+        """Mean square of the other sources' weights: how far the merge is from its anchor.
 
         Returns:
             A scalar, for a loss.
@@ -293,12 +259,10 @@ class KernelWeights(nn.Module):
         Example:
             >>> merge = KernelWeights({"w": (2, 3)}, 2)
             >>> merge.reset(0.9)
-            >>> round(merge.pull().item(), 2), round(merge.pull(binary=True).item(), 2)
-            (0.81, 0.01)
+            >>> round(merge.l2_penalty().item(), 2)
+            0.81
         """
-        weight = constrain(self.source_bias, self.constraint)
-        squares = weight.square()
-        return (torch.minimum(squares, (1 - weight).square()) if binary else squares).mean()
+        return constrain(self.source_bias, self.constraint).square().mean()
 
     def forward(self, anchor: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Merge every tensor.
@@ -309,7 +273,7 @@ class KernelWeights(nn.Module):
         Returns:
             Name -> merged tensor, a function of the weights.
         """
-        weights = self.split(self.learned)
+        weights = self.split(self.source_bias)
         stacks = zip(*self.differences, strict=True)
         return {
             name: blend(anchor[name], weights[name], stack) for name, stack in zip(self.names, stacks, strict=True)

@@ -27,8 +27,7 @@ class MedMergeConfig(PreTrainedConfig):
         exclude: patterns of tensors that stay the anchor's although they are included.
         freeze: patterns of tensors whose kernel weights stay at `init`.
         source_dtype: in which the other sources are held while merging: `float32`, or `bfloat16` for half the memory.
-        align: how the sources' channels were permuted onto the anchor's: `method` and `jointly`; empty where they were
-            not.
+        align: how the sources' channels were permuted onto the anchor's: `method`; empty where they were not.
         record: what was done since: target data, training, results ([`provenance`]); the model card is made of it.
         kwargs: of `PreTrainedConfig`: `num_labels`, `id2label`, `problem_type`, ...
 

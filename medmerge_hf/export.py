@@ -35,7 +35,6 @@ MERGE_CONFIG = "medmerge/config.json"
 MERGE_STATE = "medmerge/state.safetensors"
 TIMM_PREFIX = "timm_model."
 KERNEL_WEIGHTS = "merge.source_bias"
-AVERAGE = "merge.average"
 PERMUTATION = "merge.permutation"
 
 
@@ -97,7 +96,7 @@ def plain_copy(network: Any, merge: KernelWeights | None, state_dict: Mapping[st
     tensors = {name.removeprefix("network."): t for name, t in state_dict.items() if name.startswith("network.")}
     if merge is not None:
         prefix = backbone_prefix(network)
-        learned = state_dict.get(AVERAGE, state_dict[KERNEL_WEIGHTS]).cpu()
+        learned = state_dict[KERNEL_WEIGHTS].cpu()
         for index, (name, weight) in enumerate(merge.split(learned).items()):
             stack = [state_dict[f"merge.differences.{source}.{index}"].cpu() for source in range(len(weight))]
             tensors[prefix + name] = blend(tensors[prefix + name].cpu(), weight, stack)
@@ -175,8 +174,7 @@ def save_merge_state(
     """
     (folder / MERGE_CONFIG).parent.mkdir()
     if layout is not None:
-        state = dict(state)
-        parameter = state[KERNEL_WEIGHTS] = state.pop(AVERAGE, state[KERNEL_WEIGHTS])
+        parameter = state[KERNEL_WEIGHTS]
         figures = {"kernel_weights": stage_statistics(layout, parameter), "kernels": parameter.shape[1]}
         config.record = {**config.record, **figures}
         names = [source_name(source) for source in config.sources]

@@ -32,8 +32,7 @@ class KernelViews(PreTrainedModel):
 
     def _kernel_parameter(self) -> Tensor:
         if self.merge is not None:
-            average = self.merge.average
-            return (self.merge.source_bias if average is None else average).detach().cpu()
+            return self.merge.source_bias.detach().cpu()
         if not self.merge_state:
             raise StateError("This model has no kernel weights: it was not made by a merge.")
         return self.merge_state[KERNEL_WEIGHTS]

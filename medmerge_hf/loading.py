@@ -10,7 +10,7 @@ from torch import Tensor
 from .checkpoints import read_json
 from .configuration_medmerge import MedMergeConfig
 from .errors import CorruptSourceError, SourceError, SourceNotFoundError, StateError
-from .export import AVERAGE, MERGE_CONFIG, MERGE_STATE, PERMUTATION
+from .export import MERGE_CONFIG, MERGE_STATE, PERMUTATION
 from .hub import fetch_files
 from .references import SourceReference
 from .sources import Source, load_source
@@ -105,8 +105,6 @@ def _load_merging(
     shared = {key: hub[key] for key in SHARED if key in hub}
     loaded = [load_source(source, reference.architecture, **shared) for source, reference in wanted]
     model.attach(loaded, state.get(PERMUTATION))
-    if AVERAGE in state and model.merge is not None:
-        model.merge.start_average()
     result = model.load_state_dict(state, strict=False)
     wrong = sorted({*result.unexpected_keys, *(set(result.missing_keys) - set(model._frozen_names()))})
     if wrong:

@@ -27,7 +27,6 @@ from .networks import (
 )
 from .normalization import recalibrate_batch_norm
 from .provenance import Stage
-from .repairing import repairer
 from .saving import SavingModel
 from .source_alignment import align_sources, permute_sources
 from .sources import LoadedSource, Source, identify, load_source
@@ -227,7 +226,7 @@ class MedMergeModel(SavingModel):
             permute_sources(self, permutation)
         self._keys_to_ignore_on_save = self._frozen_names()
 
-    def align(self, method: Alignment = "weights", images: Any = None, jointly: bool = False) -> None:
+    def align(self, method: Alignment = "weights", images: Any = None) -> None:
         """Permute the channels of the other sources onto the anchor's, before the merge stage.
 
         Each source still computes what it did (checked to 1e-4). The permutations are kept in the merge state.
@@ -237,13 +236,12 @@ class MedMergeModel(SavingModel):
                 to the target's images (arXiv 2211.08403).
             images: of the target, for `activations`: `[N, C, H, W]` as the model takes them, or batches of a
                 dataloader; the first 128 are used.
-            jointly: also match the sources to each other, not to the anchor alone.
 
         Raises:
             AlignmentError: torch.export cannot trace the network, or a check fails.
             StateError: it is collapsed, or aligned already.
         """
-        align_sources(self, method, images, jointly)
+        align_sources(self, method, images)
 
     # The two states
 
@@ -341,20 +339,19 @@ class MedMergeModel(SavingModel):
         if torch.is_grad_enabled():
             self._blended = None
             return merge(anchor)
-        learned = merge.learned.detach()
+        learned = merge.source_bias.detach()
         frozen = [(t.data_ptr(), t._version) for t in (*anchor.values(), *merge.differences.parameters())]
         if self._blended is None or self._blended[1] != frozen or not _equal(self._blended[0], learned):
             self._blended = (learned.clone(), frozen, merge(anchor))
         return self._blended[2]
 
     @torch.no_grad()
-    def collapse(self, batches: Iterable[Any] | None = None, repair: bool = False) -> "MedMergeModel":
+    def collapse(self, batches: Iterable[Any] | None = None) -> "MedMergeModel":
         """Turn the merge into one plain backbone, in place. Everything learns from here on.
 
         Args:
             batches: training batches of the target, to estimate BatchNorm statistics on (see
                 [`recalibrate_batch_norm`]). Without them those of the merge stage stay.
-            repair: of a network without BatchNorm, rescale its layers instead (see [`repair`]), on these batches.
 
         Returns:
             The model itself.
@@ -366,9 +363,7 @@ class MedMergeModel(SavingModel):
             raise StateError(
                 "This model is collapsed already; from_pretrained(..., merging=True) attaches the sources."
             )
-        self.merge.settle()
         self.merge_state = self._small_state(self.state_dict())
-        mended = repairer(self) if repair else None
         merged = self.merge(backbone_parameters(self.network))
         for name, parameter in backbone_parameters(self.network).items():
             if name in merged:
@@ -377,9 +372,7 @@ class MedMergeModel(SavingModel):
         self.merge = self._substitution = self._blended = None
         self.source_statistics = []
         self._keys_to_ignore_on_save = []
-        if mended is not None:
-            mended(self.network, batches or ())
-        elif batches is not None:
+        if batches is not None:
             recalibrate_batch_norm(self.network, batches)
         return self
 

@@ -21,7 +21,7 @@ BATCH = 16
 IMAGES = 128  # of the target, for activations
 
 
-def align_sources(model: "MedMergeModel", method: Alignment, images: Any, jointly: bool) -> None:
+def align_sources(model: "MedMergeModel", method: Alignment, images: Any) -> None:
     """What [`MedMergeModel.align`] does; arguments as there."""
     merge = model.merge
     if merge is None or merge.permutation is not None:
@@ -33,9 +33,9 @@ def align_sources(model: "MedMergeModel", method: Alignment, images: Any, jointl
         raise SettingsError("align='activations' compares what channels respond to: give images of the target.")
     batches = _example(model) if images is None else _batches(images)
     found = trace(model.network, batches[0])
-    permutations = align(model.network, found, source_tensors(model), method, batches, jointly)
+    permutations = align(model.network, found, source_tensors(model), method, batches)
     permute_sources(model, torch.stack(permutations), found)
-    model.config.align = {"method": method, "jointly": jointly}
+    model.config.align = {"method": method}
 
 
 def permute_sources(model: "MedMergeModel", permutation: Tensor, found: Trace | None = None) -> None:

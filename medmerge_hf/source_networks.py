@@ -1,11 +1,10 @@
-"""The sources of a merge as tensors and as networks of their own again: anchor plus difference, own statistics."""
+"""The sources of a merge as tensors again: anchor plus difference, own statistics."""
 
-import copy
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from .networks import backbone_state, load_backbone
+from .networks import backbone_state
 
 
 if TYPE_CHECKING:
@@ -29,24 +28,3 @@ def source_tensors(model: "MedMergeModel") -> list[dict[str, Tensor]]:
         own = {name: anchor[name] + d.detach().cpu().float() for name, d in pairs}
         sources.append({**anchor, **statistics, **own})
     return sources
-
-
-def source_networks(model: "MedMergeModel") -> list[nn.Module]:
-    """Every source as a network beside the model, anchor first, in eval mode and frozen. The head is the model's.
-
-    Args:
-        model: merging.
-
-    Example:
-        >>> import timm
-        >>> from medmerge_hf import MedMergeModel
-        >>> model = MedMergeModel.from_sources([timm.create_model("test_resnet") for _ in range(3)], num_labels=2)
-        >>> len(source_networks(model))
-        3
-    """
-    networks = []
-    for tensors in source_tensors(model):
-        network = copy.deepcopy(model.network).eval().requires_grad_(False)
-        load_backbone(network, tensors)
-        networks.append(network)
-    return networks

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,10 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import PushInProgress
 
-from .averaging import WeightAverage
-from .distillation import SourceFeatures
 from .errors import CheckpointError, SettingsError
 from .export import push_export
-from .levers import HeadFirst, KernelAverage, StartingPoint, layer_scales, scale_learning_rates
 from .metrics import bootstrap_intervals
 from .modeling_medmerge import MedMergeModel
-from .networks import observed_features
 from .provenance import record_result, record_training
 from .resuming import checkpoint_problems, discard_incomplete, last_checkpoint, stopped_early
 from .training_args import KERNEL_LEARNING_RATE
@@ -50,9 +46,6 @@ class MedMergeTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._start: StartingPoint | None = None
-        self._sources: SourceFeatures | None = None
-        self._average: WeightAverage | None = None
         model = self._plain_wrapper()
         if getattr(model, "merge", None) is None:
             return
@@ -61,14 +54,6 @@ class MedMergeTrainer(Trainer):
                 "The merge stage cannot be sharded by FSDP or DeepSpeed: weights of (out, 1, 1, 1) split into empty "
                 "shards, and the collapse needs every tensor whole. Merge under plain DDP, then fine-tune sharded."
             )
-        if decay := getattr(self.args, "kernel_average", 0.0):
-            model.merge.start_average()
-            self.add_callback(KernelAverage(decay))
-        if share := getattr(self.args, "kernel_delay", 0.0):
-            self.add_callback(HeadFirst(share))
-        if getattr(self.args, "kernel_distill", 0.0):
-            self._sources = SourceFeatures(model)
-        model.merge.dropout = getattr(self.args, "kernel_dropout", 0.0)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As `Trainer`, with a parameter group of their own for the kernel weights."""
@@ -81,25 +66,14 @@ class MedMergeTrainer(Trainer):
                 group["params"] = [p for p in group["params"] if p is not parameter]
             rate = getattr(self.args, "kernel_learning_rate", KERNEL_LEARNING_RATE)
             optimizer.add_param_group({"params": [parameter], "lr": rate, "weight_decay": 0.0})
-        decay = getattr(self.args, "layer_decay", 1.0)
-        if made and merge is None and decay < 1:
-            scale_learning_rates(optimizer, layer_scales(self._plain_wrapper().network, decay))
         return optimizer
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-        """As `Trainer`; while training with the pulls that the arguments ask for."""
-        distilling = self._sources if model.training else None
-        watching: AbstractContextManager[list[Tensor]] = observed_features(model) if distilling else nullcontext([])
-        with watching as seen:
-            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if distilling is not None:
-            loss = loss + self.args.kernel_distill * distilling.loss(seen[-1], inputs["pixel_values"])
-        if model.training:
-            merge = getattr(self._plain_wrapper(), "merge", None)
-            if merge is not None and (strength := getattr(self.args, "kernel_pull", 0.0)):
-                loss = loss + strength * merge.pull(self.args.kernel_pull_binary)
-            if self._start is not None:
-                loss = loss + self.args.l2_sp * self._start.distance()
+        """As `Trainer`; while the merge stage trains with the L2 penalty that the arguments ask for."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        merge = getattr(self._plain_wrapper(), "merge", None)
+        if model.training and merge is not None and (strength := getattr(self.args, "kernel_l2", 0.0)):
+            loss = loss + strength * merge.l2_penalty()
         return (loss, outputs) if return_outputs else loss
 
     def _plain_wrapper(self) -> Any:
@@ -120,15 +94,6 @@ class MedMergeTrainer(Trainer):
             yield
         finally:
             self.args.dataloader_drop_last = drop_last
-
-    def _averaged(self) -> AbstractContextManager[None]:
-        """The averaged weights in their places, where `weight_average` asks for them."""
-        return nullcontext() if self._average is None else self._average.instead(self._plain_wrapper())
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer`, of the averaged weights where there are any."""
-        with self._averaged():
-            return super().evaluation_loop(*args, **kwargs)
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """As `Trainer`, never without the last batch."""
@@ -157,13 +122,10 @@ class MedMergeTrainer(Trainer):
         if getattr(self.args, "sync_batch_norm", False) and self.args.world_size > 1:
             self._sync_batch_norm()
         max_steps = self.args.max_steps
-        self._prepare_finetuning(resumed=bool(resume_from_checkpoint))
         if resume_from_checkpoint:
             resume_from_checkpoint = self._whole_checkpoint(resume_from_checkpoint)
             if (step := stopped_early(resume_from_checkpoint)) is not None:
                 self.args.max_steps = step
-            if self._average is not None:
-                self._average.resumed_from = Path(resume_from_checkpoint)
         try:
             output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         finally:
@@ -172,16 +134,6 @@ class MedMergeTrainer(Trainer):
         if isinstance(model, MedMergeModel):
             record_training(model.config, model.stage, self.args, self.state)
         return output
-
-    def _prepare_finetuning(self, resumed: bool) -> None:
-        wrapper = self._plain_wrapper()
-        if not isinstance(wrapper, MedMergeModel) or wrapper.stage != "finetune":
-            return
-        if getattr(self.args, "l2_sp", 0.0):
-            self._start = StartingPoint(wrapper.network, Path(self.args.output_dir), resumed, self.args.should_save)
-        if (decay := getattr(self.args, "weight_average", 0.0)) and self._average is None:
-            self._average = WeightAverage(decay)
-            self.add_callback(self._average)
 
     def _sync_batch_norm(self) -> None:
         if self.args.device.type != "cuda":
@@ -222,21 +174,18 @@ class MedMergeTrainer(Trainer):
         record_result(self._plain_wrapper().config, split, len(output.label_ids), figures, resamples)
         return figures
 
-    def collapse(self, repair: bool = False) -> MedMergeModel:
+    def collapse(self) -> MedMergeModel:
         """End the merge stage: one plain network, BatchNorm statistics estimated on the training images.
 
         A new trainer (or this one again) then fine-tunes it.
-
-        Args:
-            repair: see [`MedMergeModel.collapse`].
 
         Returns:
             The model, collapsed.
         """
         model: MedMergeModel = self._plain_wrapper()
         set_seed(self.args.seed)  # order and augmentation of these images must not depend on whether a run was resumed
-        model.collapse(self.get_train_dataloader(), repair)
-        self.optimizer = self.lr_scheduler = self._sources = None
+        model.collapse(self.get_train_dataloader())
+        self.optimizer = self.lr_scheduler = None
         return model
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -248,12 +197,7 @@ class MedMergeTrainer(Trainer):
             return
         output_dir = output_dir if output_dir is not None else self.args.output_dir
         checkpoint = Path(output_dir).name.startswith(PREFIX_CHECKPOINT_DIR)
-        with self._averaged():
-            # A state dict that was taken before holds the weights themselves.
-            state_dict = None if self._average is not None else state_dict
-            model.save_pretrained(output_dir, state_dict=state_dict, collapse=not (model.merging and checkpoint))
-        if checkpoint and self._average is not None:
-            self._average.save_raw(model, output_dir)
+        model.save_pretrained(output_dir, state_dict=state_dict, collapse=not (model.merging and checkpoint))
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from settings import Settings
 
-from medmerge_hf import MedMergeModel, init_by_fisher, init_by_regression, single_source_model
+from medmerge_hf import MedMergeModel, single_source_model
 from medmerge_hf.data import load_target
 from medmerge_hf.ranking import source_features
 from medmerge_hf.transforms import resolve_preprocessing
@@ -59,10 +59,7 @@ def make_model(settings: Settings, target: Any) -> MedMergeModel:
     )
     if align := settings.source.align:
         given = None if align == "weights" else target_images(model, target, settings.run.seed)
-        model.align(align, given, settings.source.align_jointly)  # type: ignore[arg-type]
-    if method := settings.source.estimate:
-        estimate = init_by_regression if method == "regmean" else init_by_fisher
-        estimate(model, target_images(model, target, settings.run.seed))
+        model.align(align, given)  # type: ignore[arg-type]
     return model
 
 

@@ -18,7 +18,6 @@ from medmerge_hf.errors import OutputDirError, SettingsError
 
 
 STAGES = ("merge", "finetune")
-ESTIMATES = ("regmean", "fisher")
 LISTS = ("sources", "include", "exclude", "freeze", "init", "crop_scale")
 # Options that are nobody else's.
 PRIVATE = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "report_to", "disable_tqdm")
@@ -70,9 +69,6 @@ class SourceArguments:
     freeze: list[str] = dataclasses.field(
         default_factory=list, metadata={"help": "Patterns of tensors whose kernel weights stay at init."}
     )
-    estimate: str | None = dataclasses.field(
-        default=None, metadata={"help": "Start from an estimate of the kernel weights: regmean or fisher."}
-    )
     keep_best: int | None = dataclasses.field(
         default=None,
         metadata={"help": "Merge so many of the sources, those on which a linear probe does best, in that order."},
@@ -80,9 +76,6 @@ class SourceArguments:
     align: str | None = dataclasses.field(
         default=None,
         metadata={"help": "Permute the sources' channels onto the anchor's first: weights or activations."},
-    )
-    align_jointly: bool = dataclasses.field(
-        default=False, metadata={"help": "Match the sources to each other too, not to the anchor alone."}
     )
 
 
@@ -256,8 +249,6 @@ def make_settings(raw: Mapping[str, Any]) -> Settings:
     source.sources = [read_source(text) for text in source.sources]
     if source.keep_best is not None and source.keep_best < 2:
         raise SettingsError(f"--keep_best {source.keep_best} leaves nothing to merge: keep 2 at least.")
-    if source.estimate not in (None, *ESTIMATES):
-        raise SettingsError(f"--estimate {source.estimate} is not one of {', '.join(ESTIMATES)}.")
     for name, value in (("sources", source.sources), ("data", data.data), ("output_dir", run.output_dir)):
         if not value:
             raise SettingsError(f"--{name} is missing: give it in the YAML or on the command line.")

@@ -97,17 +97,25 @@ def test_an_aligned_merge_is_saved_loaded_and_merged_again(tmp_path):
         timm.models.save_for_hf(network, tmp_path / str(seed), safe_serialization=True)
     sources = [str(tmp_path / str(seed)) for seed in range(3)]
     model = MedMergeModel.from_sources(sources, num_labels=2, init=0.3, image_size=64)
-    model.align("weights", jointly=True)
+    model.align("weights")
     images = torch.randn(2, 3, 64, 64)
     logits = model(images).logits
     model.save_pretrained(tmp_path / "out")
     again = MedMergeModel.from_pretrained(tmp_path / "out", merging=True)
     assert torch.allclose(again(images).logits, logits, atol=1e-5)
-    assert again.config.align == {"method": "weights", "jointly": True}
+    assert again.config.align == {"method": "weights"}
     model.save_pretrained(tmp_path / "checkpoint", collapse=False)
     assert torch.allclose(MedMergeModel.from_pretrained(tmp_path / "checkpoint")(images).logits, logits, atol=1e-5)
     collapsed = MedMergeModel.from_pretrained(tmp_path / "out")
     assert torch.allclose(collapsed(images).logits, logits, atol=1e-5)
+
+
+def test_an_export_that_says_whether_sources_were_aligned_jointly_still_loads(sources, images, tmp_path):
+    model = MedMergeModel.from_sources(sources, num_labels=3, init=0.3, align="weights")
+    model.config.align["jointly"] = True  # as version 0.1.0 wrote it
+    model.save_pretrained(tmp_path)
+    again = MedMergeModel.from_pretrained(tmp_path, merging=True, sources=sources)
+    assert torch.allclose(again(images).logits, model(images).logits, atol=1e-5)
 
 
 def test_settings_that_cannot_be_are_refused(model):

@@ -265,3 +265,26 @@ def test_config_survives_a_round_trip(tmp_path, model):
     again = MedMergeConfig.from_json_file(tmp_path / "config.json")
     assert again.sources == model.config.sources
     assert (again.granularity, again.id2label) == ("filter", {0: "a", 1: "b", 2: "c"})
+
+
+def test_sources_may_begin_apart_and_parts_may_stay_out():
+    three = [network(seed) for seed in range(3)]
+    model = MedMergeModel.from_sources(
+        three, num_labels=2, image_size=32, init=[0.2, 0.6], exclude=["bn1.*"], freeze=["layer4.*"]
+    )
+    assert model.merge.source_bias[:, 0].tolist() == pytest.approx([0.2, 0.6])
+    assert not any(name.startswith("bn1.") for name in model.merge.names)
+    model.train()
+    model(torch.rand(2, 3, 32, 32), labels=torch.tensor([0, 1])).loss.backward()
+    grad = model.merge.split(model.merge.source_bias.grad)
+    assert all((part == 0).all() for name, part in grad.items() if name.startswith("layer4."))
+    assert (grad["conv1.0.weight"] != 0).all()
+    bn1 = three[0].bn1.weight
+    assert torch.equal(model.collapse().network.timm_model.bn1.weight, bn1)
+    assert "bn1.weight" not in set(model.kernel_weights()["tensor"])
+
+
+@pytest.mark.parametrize("wrong", [{"include": ["nothing.*"]}, {"exclude": ["*"]}, {"init": [0.1, 0.2]}])
+def test_choices_that_fit_nothing_are_refused(wrong):
+    with pytest.raises(SettingsError):
+        MedMergeModel.from_sources([network(0), network(1)], num_labels=2, **wrong)

@@ -173,38 +173,21 @@ def test_linear_probing_of_a_single_source_moves_the_head_alone(tmp_path):
     assert all(p.requires_grad for p in freeze_backbone(model, False).parameters())
 
 
-def test_the_average_of_the_kernel_weights_is_what_evaluation_checkpoints_and_collapse_see(
-    model, sources, tmp_path, images
-):
-    steps = []
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, args, state, control, model=None, **kwargs):
-            steps.append(model.merge.source_bias.detach().clone())
-
-    start = model.merge.source_bias.detach().clone()
-    options = {"kernel_average": 0.5, "kernel_learning_rate": 0.1, "save_strategy": "steps", "save_steps": 3}
-    trainer = trainer_for(model, tmp_path, callbacks=[Watch()], **options)
-    trainer.train()
-    expected = start
-    for weights in steps:
-        expected = 0.5 * expected + 0.5 * weights
-    assert torch.allclose(model.merge.average, expected, atol=1e-6)
-    assert not torch.allclose(model.merge.source_bias, expected)
-    with torch.no_grad():
-        logits = model.eval()(images).logits
-    again = MedMergeModel.from_pretrained(tmp_path / "checkpoint-3", sources=sources)
-    assert torch.equal(again.merge.average, model.merge.average)
-    model.save_pretrained(tmp_path / "out")
-    exported = MedMergeModel.from_pretrained(tmp_path / "out")
-    assert torch.equal(exported.merge_state["merge.source_bias"], model.merge.average)
-    assert torch.allclose(exported(images).logits, logits, atol=1e-5)
-    assert torch.allclose(model.collapse()(images).logits, logits, atol=1e-5)
+def test_an_l2_penalty_draws_the_kernel_weights_to_the_anchor(sources, tmp_path):
+    sizes = []
+    for strength in (0.0, 1e4):
+        torch.manual_seed(0)
+        model = MedMergeModel.from_sources(sources, num_labels=3, init=0.8)
+        trainer_for(model, tmp_path, max_steps=20, kernel_l2=strength, kernel_learning_rate=0.05).train()
+        sizes.append(float(model.merge.source_bias.detach().square().mean()))
+    assert sizes[1] < 0.64 < 2 * sizes[0]
+    assert sizes[1] < 0.5 * sizes[0]
 
 
-def test_a_decay_of_1_is_refused(tmp_path):
-    with pytest.raises(SettingsError, match="kernel_average"):
-        arguments(tmp_path, kernel_average=1.0)
+@pytest.mark.parametrize("strength", [-1.0, float("nan")])
+def test_a_strength_that_is_none_is_refused(tmp_path, strength):
+    with pytest.raises(SettingsError, match="kernel_l2"):
+        arguments(tmp_path, kernel_l2=strength)
 
 
 def test_bfloat16_accumulation_and_clipping_leave_kernel_weights_in_float32(model, tmp_path):
