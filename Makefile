@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-CODE = medmerge_hf recipes tests
+CODE = benchmarks medmerge_hf recipes tests
 
 .PHONY: bench demo quality style test test-slow
 
@@ -25,6 +25,7 @@ quality: $(VENV)/.dev
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 style: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(CODE)
@@ -37,4 +38,4 @@ test-slow: $(VENV)/.dev
 	$(BIN)/pytest -q -m slow
 
 bench: $(VENV)/.dev
-	$(BIN)/python recipes/benchmark.py
+	$(BIN)/python benchmarks/cost.py

@@ -10,35 +10,37 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _NAMES = {
+    "ImageDataset": "data",
+    "InputConvention": "networks.input_convention",
     "MedMergeConfig": "configuration_medmerge",
     "MedMergeModel": "modeling_medmerge",
-    "MedMergeTrainer": "trainer",
-    "MedMergeTrainingArguments": "training_args",
-    "InputConvention": "references",
-    "NetworkDialect": "references",
-    "SourceReference": "references",
-    "inspect_sources": "preflight",
+    "MedMergeTrainer": "training.trainer",
+    "MedMergeTrainingArguments": "training.training_args",
+    "NetworkVariant": "sources.reference",
+    "SourceReference": "sources.reference",
+    "inspect_sources": "inspection",
     "load_target": "data",
-    "make_compute_metrics": "metrics",
-    "recalibrate_batch_norm": "normalization",
-    "resolve_preprocessing": "transforms",
-    "single_source_model": "baselines",
+    "make_compute_metrics": "evaluation.metrics",
+    "recalibrate_batch_norm": "networks.batch_norm",
+    "resolve_preprocessing": "networks.preprocessing",
+    "single_source_model": "training.single_source",
 }
 
 if TYPE_CHECKING:
-    from .baselines import single_source_model as single_source_model
     from .configuration_medmerge import MedMergeConfig as MedMergeConfig
+    from .data import ImageDataset as ImageDataset
     from .data import load_target as load_target
-    from .metrics import make_compute_metrics as make_compute_metrics
+    from .evaluation.metrics import make_compute_metrics as make_compute_metrics
+    from .inspection import inspect_sources as inspect_sources
     from .modeling_medmerge import MedMergeModel as MedMergeModel
-    from .normalization import recalibrate_batch_norm as recalibrate_batch_norm
-    from .preflight import inspect_sources as inspect_sources
-    from .references import InputConvention as InputConvention
-    from .references import NetworkDialect as NetworkDialect
-    from .references import SourceReference as SourceReference
-    from .trainer import MedMergeTrainer as MedMergeTrainer
-    from .training_args import MedMergeTrainingArguments as MedMergeTrainingArguments
-    from .transforms import resolve_preprocessing as resolve_preprocessing
+    from .networks.batch_norm import recalibrate_batch_norm as recalibrate_batch_norm
+    from .networks.input_convention import InputConvention as InputConvention
+    from .networks.preprocessing import resolve_preprocessing as resolve_preprocessing
+    from .sources.reference import NetworkVariant as NetworkVariant
+    from .sources.reference import SourceReference as SourceReference
+    from .training.single_source import single_source_model as single_source_model
+    from .training.trainer import MedMergeTrainer as MedMergeTrainer
+    from .training.training_args import MedMergeTrainingArguments as MedMergeTrainingArguments
 
 __all__ = ["__version__", *sorted(_NAMES)]
 

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from .preflight import inspect_sources
+    from .inspection import inspect_sources
 
     sources: list[Any] = [_source(text) for text in options.sources]
     found = inspect_sources(sources, options.architecture, token=options.token)

@@ -1,15 +1,19 @@
 """Configuration of a [`MedMergeModel`]."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
-from .blending import CONSTRAINTS, GRANULARITIES, Constraint, Granularity
-from .errors import SettingsError
+from .errors import SettingsError, StateError
+from .merging.kernel_weights import CONSTRAINTS, GRANULARITIES, Constraint, Granularity
 
 
+# Of an export, in a folder of its own: timm up to 1.0.27 does not read a folder with two safetensors files at its top.
+MERGE_CONFIG = "medmerge/config.json"
 SourceDtype = Literal["float32", "bfloat16"]
+
 SOURCE_DTYPES: tuple[str, ...] = get_args(SourceDtype)
 
 
@@ -28,7 +32,7 @@ class MedMergeConfig(PreTrainedConfig):
         freeze: patterns of tensors whose kernel weights stay at `init`.
         source_dtype: in which the other sources are held while merging: `float32`, or `bfloat16` for half the memory.
         align: how the sources' channels were permuted onto the anchor's: `method`; empty where they were not.
-        record: what was done since: target data, training, results ([`provenance`]); the model card is made of it.
+        record: what was done since: target data, training, results ([`export.record`]); the model card is made of it.
         kwargs: of `PreTrainedConfig`: `num_labels`, `id2label`, `problem_type`, ...
 
     Raises:
@@ -65,7 +69,8 @@ class MedMergeConfig(PreTrainedConfig):
             raise SettingsError(f"init={init} is the starting weight of every other source: between 0 (anchor) and 1.")
         if source_dtype not in SOURCE_DTYPES:
             raise SettingsError(f"source_dtype={source_dtype!r} is not one of {', '.join(SOURCE_DTYPES)}.")
-        self.sources = sources or []
+        # Exports of 0.1.0 call a source's variant its dialect.
+        self.sources = [{"variant" if k == "dialect" else k: v for k, v in one.items()} for one in sources or []]
         self.network = network or {}
         self.granularity = granularity
         self.constraint = constraint
@@ -76,5 +81,30 @@ class MedMergeConfig(PreTrainedConfig):
         self.record = record or {}
         super().__init__(**kwargs)
 
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: "str | os.PathLike[str]", **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As `PreTrainedConfig`; of an export, the config of its merge.
+
+        Raises:
+            StateError: an ordinary model, which is no merge.
+        """
+        given = dict(kwargs)
+        found, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if found.get("model_type") == cls.model_type:
+            return found, rest
+        try:
+            return super().get_config_dict(
+                pretrained_model_name_or_path, **{**given, "_configuration_file": MERGE_CONFIG}
+            )
+        except OSError as error:
+            raise StateError(
+                f"{str(pretrained_model_name_or_path)!r} is a {found.get('model_type', 'model')} without "
+                f"{MERGE_CONFIG}: nothing was merged there. AutoConfig.from_pretrained reads its config."
+            ) from error
+
+
+AutoConfig.register(MedMergeConfig.model_type, MedMergeConfig, exist_ok=True)
 
 __all__ = ["MedMergeConfig"]

@@ -21,6 +21,7 @@ from .tables import READERS, has_dicom, read_dicom_folder, read_table
 
 logger = logging.getLogger(__name__)
 
+
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
 
@@ -35,13 +36,13 @@ class Target(datasets.DatasetDict):
         name: last part of the path or Hub id.
         hub_id: of a data set on the Hub, else `None`.
         revision: commit sha on the Hub, else `None`.
-        several: whether an image may have several labels.
+        multi_label: whether an image may have several labels.
     """
 
     name: str = ""
     hub_id: str | None = None
     revision: str | None = None
-    several: bool = False
+    multi_label: bool = False
     _names: Sequence[str] = ()
 
     @property
@@ -111,7 +112,7 @@ def load_target(
             f"{data!r} has no training split, only {sorted(raw)}. An imagefolder is train/class/image.jpg."
         )
     target = _check_images(datasets.DatasetDict(splits), skip_unreadable, drop_duplicates)
-    origin.several = multi_label
+    origin.multi_label = multi_label
     if multi_label:
         target, origin._names = _several_labels(target, data)
     else:
@@ -300,7 +301,7 @@ def _check_labels(target: datasets.DatasetDict, data: str) -> None:
         logger.info("Split %s: %s", split, {name: counts[index] for index, name in enumerate(names)})
 
 
-class Pixels(torch.utils.data.Dataset):
+class ImageDataset(torch.utils.data.Dataset):
     """A split as a `Trainer` takes it: `pixel_values` and `labels`.
 
     Args:

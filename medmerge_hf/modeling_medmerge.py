@@ -1,47 +1,36 @@
 """[`MedMergeModel`]: several sources while they are merged, one plain network afterwards."""
 
+import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
+from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from .adaptation import harmonise_onto
-from .alignment import Alignment
-from .blending import Constraint, Granularity, KernelWeights
+from .alignment.align_sources import align_sources, permute_sources
+from .alignment.permutations import Alignment
 from .configuration_medmerge import MedMergeConfig, SourceDtype
+from .conversion.attach import anchor_config, anchor_processor, attach_sources, kernel_layout
 from .errors import SettingsError, StateError, TooFewSourcesError
-from .export import plain_copy
-from .networks import (
-    architecture_name,
-    backbone_parameters,
-    backbone_prefix,
-    build_network,
-    load_backbone,
-    matching,
-    merged_parameters,
-    network_config,
-    target_labels,
-)
-from .normalization import recalibrate_batch_norm
-from .provenance import Stage
-from .saving import SavingModel
-from .source_alignment import align_sources, permute_sources
-from .sources import LoadedSource, Source, identify, load_source
-from .substitution import Substitution
-from .transforms import (
-    default_processor,
-    input_of,
-    normalise_processor,
-    resize_processor,
-    resize_timm_config,
-    timm_processor,
-)
+from .export.folder import no_progress_bars, save_export, save_processor
+from .export.reading import fitting_tensors, read_saved
+from .export.record import Stage
+from .export.upload import PUSH_OPTIONS, push_export
+from .merging.kernel_table import kernel_table
+from .merging.kernel_weights import KERNEL_WEIGHTS, PERMUTATION, Constraint, Granularity, KernelWeights
+from .merging.merged_network import MergedNetwork, plain_copy
+from .networks.backbone import backbone_module, backbone_parameters
+from .networks.build import architecture_name, build_network, network_config, target_labels
+from .networks.preprocessing import input_of, timm_processor
+from .sources.load import load_source
+from .sources.reference import LoadedSource, Source
 
 
-class MedMergeModel(SavingModel):
+class MedMergeModel(PreTrainedModel):
     """An image classifier merged from several sources (MedMerge, arXiv 2403.11646).
 
     It is in one of two states. **Merging**: the sources are frozen and attached; one weight a kernel and source, and
@@ -65,6 +54,7 @@ class MedMergeModel(SavingModel):
     input_modalities = ("image",)
     model_tags = ["medmerge", "merge"]  # noqa: RUF012  (transformers' own form)
     accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: MedMergeConfig) -> None:
         super().__init__(config)
@@ -72,11 +62,8 @@ class MedMergeModel(SavingModel):
         plain = network_config(config.network, **labels, problem_type=config.problem_type)
         self.network = build_network(plain)
         self.merge: KernelWeights | None = None
-        self._substitution: Any = None
-        self._blended: tuple[Tensor, list[Any], dict[str, Tensor]] | None = None
-        self._recomputes = False
+        self._merged: MergedNetwork | None = None
         self.merge_state: dict[str, Tensor] = {}
-        self.source_statistics: list[dict[str, Tensor]] = []
         self.image_processor: Any = timm_processor(plain) if plain.model_type == "timm_wrapper" else None
         self.post_init()
 
@@ -104,21 +91,20 @@ class MedMergeModel(SavingModel):
         """Attach sources of one architecture, ready for the merge stage.
 
         Args:
-            sources: anchor first, then at least one other. Each a timm name or Hub id (`@revision` allowed), a local
-                folder of timm or transformers, a checkpoint file, an `nn.Module`, or a [`SourceReference`] (or a dict
-                of its fields) that also says which input and which network the weights were made for.
+            sources: anchor first. Each a timm name or Hub id (`@revision` allowed), a folder of timm or transformers,
+                a checkpoint file, an `nn.Module`, or a [`SourceReference`] (or a dict of its fields), which says more.
             num_labels: classes of the target task; read off `id2label` where that is given.
             id2label: names of the classes.
             problem_type: `single_label_classification`, `multi_label_classification` or `regression`.
             architecture: timm name of the network, needed where the anchor is a weights file or a bare module.
             image_size: pixels; by default the anchor's own.
-            granularity: what shares one weight, see [`MedMergeConfig`].
-            constraint: see [`MedMergeConfig`].
+            granularity: what shares one weight, see [`MedMergeConfig`], as all down to `source_dtype`.
+            constraint: how weights follow from what is learned.
             init: weight of every other source at the start, or one each; 0 is the anchor.
-            include: see [`MedMergeConfig`], as `exclude` and `freeze`.
+            include: patterns of the tensors that are merged.
             exclude: patterns of tensors that stay the anchor's.
             freeze: patterns of tensors whose kernel weights stay at `init`.
-            source_dtype: see [`MedMergeConfig`].
+            source_dtype: in which the other sources are held.
             align: permute the other sources' channels onto the anchor's first, see [`align`].
             align_images: images of the target for `align="activations"`.
             token: of the Hub, instead of the one logged in with. It is not kept.
@@ -140,7 +126,7 @@ class MedMergeModel(SavingModel):
         if len(sources) < 2:
             raise TooFewSourcesError(
                 f"from_sources got {len(sources)} source: a merge needs an anchor and at least one other. To "
-                "fine-tune a single checkpoint, load it with AutoModelForImageClassification."
+                "fine-tune one checkpoint, load it with AutoModelForImageClassification."
             )
         labels = target_labels(num_labels, id2label)
         merge = {"granularity": granularity, "constraint": constraint, "init": init, "source_dtype": source_dtype}
@@ -155,100 +141,49 @@ class MedMergeModel(SavingModel):
         return model.eval()
 
     @classmethod
-    def from_anchor(
-        cls, anchor: LoadedSource, config: MedMergeConfig, image_size: int | None = None
-    ) -> "MedMergeModel":
-        """A collapsed model of an anchor's architecture and preprocessing, with fresh weights.
-
-        Args:
-            anchor: a source that says which network it is.
-            config: labels and merge settings; its `network` is filled in.
-            image_size: pixels; by default the anchor's own.
-
-        Returns:
-            The model, for [`attach`] or for weights of its own.
-
-        Raises:
-            SettingsError: the anchor does not say which network it is, or the network cannot take this size.
-        """
-        plain = anchor.network_config
-        if plain is None:
-            raise SettingsError(
-                f"Source {anchor.reference.id!r} does not say which network it is: pass architecture='resnet18' "
-                "(timm's name)."
-            )
-        if image_size is not None and plain["model_type"] == "timm_wrapper":
-            plain = resize_timm_config(plain, image_size)
-        stated = anchor.reference.input
-        if stated is not None and plain["model_type"] == "timm_wrapper":
-            given = {"mean": list(stated.pixel_mean), "std": list(stated.pixel_std)}
-            plain = {**plain, "pretrained_cfg": {**plain["pretrained_cfg"], **given}}
-        config.network = plain
+    def from_anchor(cls, anchor: LoadedSource, config: MedMergeConfig, image_size: int | None) -> "MedMergeModel":
+        """A collapsed model of an anchor's architecture and preprocessing, with fresh weights, for [`attach`]."""
+        config.network = anchor_config(anchor, image_size)
         model = cls(config)
-        if model.image_processor is None:
-            processor = anchor.image_processor or default_processor(image_size or 224)
-            processor = resize_processor(processor, image_size) if image_size else processor
-            model.image_processor = normalise_processor(processor, stated) if stated else processor
+        model.image_processor = model.image_processor or anchor_processor(anchor, image_size)
         return model
 
     def attach(self, loaded: Sequence[LoadedSource], permutation: Tensor | None = None) -> None:
         """Enter the merging state: the anchor in the network, the other sources' differences beside it, all frozen.
 
         Args:
-            loaded: the sources, anchor first.
+            loaded: the sources, anchor first; what is raised for them: see [`attach_sources`].
             permutation: `[S - 1, channels]`, of an earlier [`align`].
-
-        Raises:
-            SourceError: a source that does not fit the network, is there twice, or is not the one in the config.
         """
-        images = input_of(self)
-        anchor = harmonise_onto(self.network, loaded[0], images, anchor=True)
-        found = [harmonise_onto(self.network, source, images, statistics=True) for source in loaded[1:]]
-        backbone = backbone_parameters(self.network)
-        others = [source.only(backbone) for source in found]
-        self.source_statistics = [s.without(backbone) for s in found]
-        self.config.sources = identify(
-            [source.reference for source in loaded], [anchor.only(backbone), *others], self.config.sources
-        )
-        load_backbone(self.network, anchor.tensors)
-        for parameter in backbone.values():
-            parameter.requires_grad_(False)
-        merged = merged_parameters(self.network, self.config)
-        shapes = {name: parameter.shape for name, parameter in merged.items()}
-        dtype = getattr(torch, self.config.source_dtype)
-        self.merge = KernelWeights(shapes, len(loaded), self.config.granularity, self.config.constraint, dtype)
-        self.merge.set_sources(anchor.tensors, [source.tensors for source in others])
-        self.merge.reset(self.config.init)
-        self.merge.held = set(matching(shapes, self.config.freeze))
-        self.merge.to(self.device)
-        self._substitution = Substitution(self.network, merged)
+        merged, self.config.sources = attach_sources(self.network, loaded, self.config, input_of(self))
+        merged.weights.to(self.device)
         if permutation is not None:
-            permute_sources(self, permutation)
-        self._keys_to_ignore_on_save = self._frozen_names()
+            permute_sources(merged, permutation)
+        self._merged, self.merge = merged, merged.weights
+        self._keys_to_ignore_on_save = merged.source_names()
 
     def align(self, method: Alignment = "weights", images: Any = None) -> None:
-        """Permute the channels of the other sources onto the anchor's, before the merge stage.
-
-        Each source still computes what it did (checked to 1e-4). The permutations are kept in the merge state.
+        """Permute the other sources' channels onto the anchor's before the merge stage; each still computes the same.
 
         Args:
             method: `weights` pairs channels of like weights (arXiv 2209.04836), `activations` those that respond alike
                 to the target's images (arXiv 2211.08403).
-            images: of the target, for `activations`: `[N, C, H, W]` as the model takes them, or batches of a
-                dataloader; the first 128 are used.
-
-        Raises:
-            AlignmentError: torch.export cannot trace the network, or a check fails.
-            StateError: it is collapsed, or aligned already.
+            images: of the target, for `activations`; this and what is raised: see [`align_sources`].
         """
-        align_sources(self, method, images)
-
-    # The two states
+        align_sources(self.merged_network, method, images)
+        self.config.align = {"method": method}
 
     @property
     def merging(self) -> bool:
         """Whether sources are attached and kernel weights learn."""
         return self.merge is not None
+
+    @property
+    def merged_network(self) -> MergedNetwork:
+        """Network, kernel weights and the sources behind them; a StateError once collapsed."""
+        if self._merged is None:
+            raise StateError("This model is collapsed; from_pretrained(..., merging=True) attaches the sources.")
+        return self._merged
 
     @property
     def stage(self) -> Stage:
@@ -258,34 +193,19 @@ class MedMergeModel(SavingModel):
         frozen = not any(parameter.requires_grad for parameter in backbone_parameters(self.network).values())
         return "head" if frozen else "finetune"
 
-    supports_gradient_checkpointing = True
+    def train(self, mode: bool = True) -> "MedMergeModel":
+        """As `nn.Module.train`; a backbone that is frozen stays in eval mode, its BatchNorm statistics as they are."""
+        super().train(mode)
+        if mode and self.stage == "head":
+            backbone_module(self.network).eval()
+        return self
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         if not self.network.supports_gradient_checkpointing:
             raise SettingsError(f"{architecture_name(self.network)} does not support gradient checkpointing.")
         self.network._set_gradient_checkpointing(enable, *args, **kwargs)
-        self._recomputes = enable
-
-    def sync_batch_norm(self) -> None:
-        """Let BatchNorm take its statistics over all processes, in either state."""
-        from timm.layers import convert_sync_batchnorm
-
-        self.network = convert_sync_batchnorm(self.network)
-        if self.merge is not None:
-            self._substitution = Substitution(self.network, merged_parameters(self.network, self.config))
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As `nn.Module.state_dict`, of the parameters also while merged tensors stand in their places."""
-        if self._substitution is not None:
-            self._substitution.restore()
-        return super().state_dict(*args, **kwargs)
-
-    def _frozen_names(self) -> list[str]:
-        """State dict names of what comes from the sources and never changes while merging."""
-        if self.merge is None:
-            return []
-        backbone = [f"network.{backbone_prefix(self.network)}{name}" for name in self.merge.names]
-        return backbone + [f"merge.{name}" for name, _ in self.merge.named_parameters() if "differences." in name]
+        if self._merged is not None:
+            self._merged.recomputes = enable
 
     def forward(
         self,
@@ -306,87 +226,175 @@ class MedMergeModel(SavingModel):
             Loss (with labels) and logits `[N, num_labels]`.
         """
         kwargs = {"labels": labels, "output_hidden_states": output_hidden_states, "return_dict": return_dict}
-        if self.merge is None:
+        if self._merged is None:
             return self.network(pixel_values, **kwargs)
-        if torch.compiler.is_compiling():
-            prefix = backbone_prefix(self.network)
-            merged = {prefix + name: tensor for name, tensor in self.merge(backbone_parameters(self.network)).items()}
-            return functional_call(self.network, merged, (pixel_values,), kwargs)
-        return self._forward_merged(pixel_values, **kwargs)
-
-    def _forward_merged(self, pixel_values: Tensor, **kwargs: Any) -> ImageClassifierOutput:
-        places: Any = self._substitution
-        if places.network is not self.network:
-            raise StateError(
-                "This is a replica of a merge (DataParallel): start one process a GPU, with `accelerate launch`."
-            )
-        merged = self._merged_tensors()
-        if not (self._recomputes and torch.is_grad_enabled()):
-            with places.of(merged):
-                return self.network(pixel_values, **kwargs)
-        # Blocks are computed again in the backward pass: the merged tensors stay in their places until its end.
-        places.install(merged)
-        output = self.network(pixel_values, **kwargs)
-        logits = output[-1] if isinstance(output, tuple) else output.logits
-        finish = torch.autograd.Variable._execution_engine.queue_callback
-        logits.register_hook(lambda grad: finish(places.restore))
-        return output
-
-    def _merged_tensors(self) -> dict[str, Tensor]:
-        """Blend; without gradients only where something changed since the last time."""
-        merge: Any = self.merge
-        anchor = self._substitution.parameters()
-        if torch.is_grad_enabled():
-            self._blended = None
-            return merge(anchor)
-        learned = merge.source_bias.detach()
-        frozen = [(t.data_ptr(), t._version) for t in (*anchor.values(), *merge.differences.parameters())]
-        if self._blended is None or self._blended[1] != frozen or not _equal(self._blended[0], learned):
-            self._blended = (learned.clone(), frozen, merge(anchor))
-        return self._blended[2]
+        if self._merged.network is not self.network:
+            raise StateError("This is a replica of a merge (DataParallel): start one process a GPU, by `accelerate`.")
+        return self._merged.forward(pixel_values, **kwargs)
 
     @torch.no_grad()
     def collapse(self, batches: Iterable[Any] | None = None) -> "MedMergeModel":
         """Turn the merge into one plain backbone, in place. Everything learns from here on.
 
+        Where it fails half-way (an image that cannot be read, Ctrl-C), the model is merging as before.
+
         Args:
             batches: training batches of the target, to estimate BatchNorm statistics on (see
                 [`recalibrate_batch_norm`]). Without them those of the merge stage stay.
-
-        Returns:
-            The model itself.
-
-        Raises:
-            StateError: it is collapsed already.
         """
-        if self.merge is None:
-            raise StateError(
-                "This model is collapsed already; from_pretrained(..., merging=True) attaches the sources."
-            )
-        self.merge_state = self._small_state(self.state_dict())
-        merged = self.merge(backbone_parameters(self.network))
-        for name, parameter in backbone_parameters(self.network).items():
-            if name in merged:
-                parameter.copy_(merged[name])
-            parameter.requires_grad_(True)
-        self.merge = self._substitution = self._blended = None
-        self.source_statistics = []
+        merged = self.merged_network
+        state = merged.small_state(self.state_dict())
+        merged.collapse(batches)
+        self.merge_state, self.merge, self._merged = state, None, None
         self._keys_to_ignore_on_save = []
-        if batches is not None:
-            recalibrate_batch_norm(self.network, batches)
         return self
 
     def plain_model(self) -> Any:
-        """The ordinary classifier: a timm-wrapper (`.timm_model` is the timm network) or transformers model.
-
-        Returns:
-            Once collapsed the network itself; while merging a copy with the weights of now.
-        """
+        """The ordinary timm-wrapper or transformers classifier: the network, or while merging a copy as of now."""
         return self.network if self.merge is None else plain_copy(self.network, self.merge, self.state_dict())
 
+    def kernel_layout(self) -> tuple[KernelWeights, Tensor]:
+        """Names and kernel shapes, and what was learned `[S - 1, kernels]`."""
+        if self.merge is not None:
+            return self.merge, self.merge.source_bias.detach().cpu()
+        if not self.merge_state:
+            raise StateError("This model has no kernel weights: it was not made by a merge.")
+        with torch.device("meta"):
+            layout = kernel_layout(self.network, self.config, len(self.config.sources))
+        return layout, self.merge_state[KERNEL_WEIGHTS]
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.device == other.device and torch.equal(one, other)
+    def kernel_weights(self) -> Any:
+        """The weights of all sources, in either state.
 
+        Returns:
+            A `pandas.DataFrame` with columns `tensor`, `kernel` (row-major index), `source` and `weight`, which sum to
+            1 over the sources of a kernel.
+        """
+        return kernel_table(*self.kernel_layout(), [source["id"] for source in self.config.sources])
+
+    # Files
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As `nn.Module.state_dict`, of the parameters also while merged tensors stand in their places."""
+        if self._merged is not None:
+            self._merged.swap.restore()
+        return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As `nn.Module.load_state_dict`; once collapsed, also from the tensors of an export, of that state only."""
+        target: Any = super() if fitting_tensors(state_dict, self.merging) else self.network
+        return target.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        collapse: bool = True,
+        push_to_hub: bool = False,
+        dtype: "torch.dtype | str | None" = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the plain model, which `AutoModelForImageClassification`, `pipeline` and timm's `local-dir:` read.
+
+        In its folder `medmerge/` lie config and state of the merge. All is written elsewhere, read back, compared and
+        then moved into place.
+
+        Args:
+            save_directory: the folder.
+            is_main_process: `False` writes nothing.
+            state_dict: instead of the model's own.
+            collapse: `False` writes the small form to train on, without the sources, as [`MedMergeTrainer`] does in
+                its `checkpoint-*` folders.
+            push_to_hub: also upload the folder, see [`push_to_hub`]; `repo_id` is by default the folder's name.
+            dtype: of the exported weights, `"float16"` or `"bfloat16"` for half the size; float32 by default.
+            kwargs: of [`push_to_hub`] and of `PreTrainedModel.save_pretrained`: `max_shard_size`, ...
+
+        Raises:
+            ExportError: what was written does not read back as it is in memory.
+        """
+        if not is_main_process:
+            return
+        state_dict = self.state_dict() if state_dict is None else state_dict
+        small = self.merge_state if self._merged is None else self._merged.small_state(state_dict)
+        if not collapse:
+            if push_to_hub:
+                raise SettingsError("The small form is for training on; only the export goes to the Hub.")
+            if self.merge is None:
+                raise StateError("This model is collapsed: it has only the plain form. Save it with collapse=True.")
+            with no_progress_bars():
+                super().save_pretrained(save_directory, state_dict=small, **kwargs)
+                save_processor(self.image_processor, Path(save_directory))
+            return
+        push = {key: kwargs.pop(key) for key in PUSH_OPTIONS if key in kwargs}
+        plain = plain_copy(self.network, self.merge, state_dict)
+        layout = self.kernel_layout()[0] if small else None
+        destination = Path(save_directory)
+        save_export(destination, plain, self.image_processor, self.config, small, layout, dtype, **kwargs)
+        if push_to_hub:
+            push_export(destination, push.pop("repo_id", destination.absolute().name), **push)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        max_shard_size: int | str = "50GB",
+        dtype: "torch.dtype | str | None" = None,
+        **options: Any,
+    ) -> Any:
+        """Export and upload in one commit: weights, config, image processor, merge state, model card, picture.
+
+        An upload that breaks off leaves the repository as it was. No pickle goes along, and no path of this machine.
+
+        Args:
+            repo_id: `user/name`, or `name` for the user whose token it is. Made if it is not there.
+            max_shard_size: of a weights file.
+            dtype: see [`save_pretrained`], as what is raised; nothing is uploaded then.
+            options: see [`export.upload.push_export`].
+
+        Returns:
+            `huggingface_hub.CommitInfo`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            export = Path(folder) / repo_id.rsplit("/", 1)[-1]
+            self.save_pretrained(export, max_shard_size=max_shard_size, dtype=dtype)
+            return push_export(export, repo_id, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        merging: bool = False,
+        sources: Sequence[Source] | None = None,
+        dtype: "torch.dtype | str | None" = None,
+        **kwargs: Any,
+    ) -> "MedMergeModel":
+        """Load an export, or a checkpoint of the merge stage.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a Hub id.
+            merging: attach the sources again, as the merge stage ended. A checkpoint of the merge stage always does.
+            sources: where the sources are now, if not where the config says; they must hold the same weights.
+            dtype: of a collapsed model's weights; float32 by default.
+            kwargs: of `hf_hub_download`: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, ...
+
+        Raises:
+            SettingsError: an unknown keyword, or a dtype for a merge.
+            SourceError: a source that has vanished or changed; its message names it.
+        """
+        saved = read_saved(str(pretrained_model_name_or_path), merging, dtype, **kwargs)
+        model = cls(saved.config)
+        model.image_processor = model.image_processor or saved.image_processor
+        if saved.network is not None:
+            model.network, model.merge_state = saved.network, saved.state
+            return model.eval()
+        with saved.way_out():
+            model.attach(saved.load_sources(sources), saved.state.get(PERMUTATION))
+        saved.check(model.load_state_dict(saved.state, strict=False), model.merged_network.source_names())
+        return model.eval()
+
+
+AutoModelForImageClassification.register(MedMergeConfig, MedMergeModel, exist_ok=True)
 
 __all__ = ["MedMergeModel"]

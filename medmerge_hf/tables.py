@@ -13,6 +13,7 @@ from .errors import DataError
 
 
 READERS = {".csv": "read_csv", ".tsv": "read_csv", ".jsonl": "read_json", ".parquet": "read_parquet"}
+
 SPLIT_COLUMN = "split"
 
 

@@ -8,6 +8,7 @@ says nothing about medicine.
 
 import logging
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,23 +21,28 @@ import datasets
 import numpy as np
 import timm
 import torch
-from building import label_names, load_data, make_single
 from phantoms import TASKS, write_task
-from settings import make_settings
-from train import evaluate, lp_ft, make_trainer, run
 from transformers import pipeline, set_seed
 from transformers.utils import logging as hf_logging
 
-from medmerge_hf import MedMergeModel, single_source_model
-from medmerge_hf.report import draw_scores, markdown_table, mean_and_spread
+from medmerge_hf.evaluation.tables import markdown_table, mean_and_spread
+from medmerge_hf.runs.build import label_names, load_data, make_single
+from medmerge_hf.runs.config import make_settings
+from medmerge_hf.runs.train import evaluate, lp_ft, make_trainer, run
+from medmerge_hf.training.single_source import MedMergeModel, single_source_model
 
 
 ARCHITECTURE = "test_resnet"
+
 SEEDS = (0, 1, 2)
+
 SOURCES = ("cells", "projections")
+
 TARGET = "vessels"
+
 # Two steps are an epoch here: looking and saving every second epoch takes half the time.
 EVERY: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 4, "save_strategy": "steps", "save_steps": 4}
+
 OPTIONS: dict[str, Any] = {
     "image_size": 64,
     "crop_scale": [0.7, 1.0],
@@ -167,3 +173,40 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def draw_scores(axes: Any, scores: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> None:
+    """Draw a group of bars a method, one bar a stage: its mean, and a dot a seed.
+
+    Args:
+        axes: of matplotlib.
+        scores: method -> stage -> a figure for each seed.
+        label: what the figure is.
+    """
+    for row, stages in enumerate(scores.values()):
+        height = 0.8 / len(stages)
+        for index, (stage, values) in enumerate(stages.items()):
+            place = row + (index - (len(stages) - 1) / 2) * height
+            axes.barh(
+                place,
+                statistics.fmean(values),
+                height * 0.92,
+                color=f"C{index}",
+                alpha=0.7,
+                label=None if row else stage,
+            )
+            axes.plot(values, [place] * len(values), "o", color="0.15", ms=3.5)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{label} (a dot a seed)")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_scores(scores: Mapping[str, Mapping[str, Sequence[float]]], file: str | Path, label: str) -> None:
+    """Save the picture of [`draw_scores`] as a file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 0.9 + 0.6 * len(scores)), layout="constrained")
+    draw_scores(figure.subplots(), scores, label)
+    figure.savefig(file, dpi=120)

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 
 SIZE = 64
+
 Random = np.random.Generator
 
 

@@ -19,9 +19,9 @@ os.environ |= {
 }
 
 import pytest
-import timm
 import torch
 from phantoms import write_task
+from tiny import network
 
 from medmerge_hf import MedMergeModel
 
@@ -35,18 +35,6 @@ def real_data() -> Path:
     if not (REAL_DATA / "checkpoints").is_dir():
         pytest.skip("no real checkpoints here: set MEDMERGE_DATA to a folder with checkpoints/ and targets/")
     return REAL_DATA
-
-
-def network(seed: int, name: str = "test_resnet", **kwargs):
-    """A tiny network whose weights, BatchNorm statistics included, follow from the seed."""
-    torch.manual_seed(seed)
-    model = timm.create_model(name, **kwargs)
-    for key, tensor in model.state_dict().items():
-        if key.endswith(("running_mean", "bias")):
-            tensor.normal_(0, 0.1)
-        elif key.endswith("running_var"):
-            tensor.uniform_(0.5, 1.5)
-    return model.eval()
 
 
 @pytest.fixture

@@ -18,11 +18,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "recipes"))
-from train import main
-
-from medmerge_hf.resuming import last_checkpoint
+from medmerge_hf.runs.train import main
+from medmerge_hf.training.checkpoints import last_checkpoint
 
 
 def run_in_child(config, out, kill_at_write=None):

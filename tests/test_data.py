@@ -5,7 +5,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from medmerge_hf.data import Pixels, load_target
+from medmerge_hf.data import ImageDataset, load_target
 from medmerge_hf.errors import DataError
 
 
@@ -120,6 +120,6 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path):
 def test_pixels_apply_the_transform_to_each_image(vessels):
     rows = load_target(str(vessels))
     assert isinstance(rows, DatasetDict)
-    item = Pixels(rows["test"], lambda image: torch.tensor(image.size))[5]
+    item = ImageDataset(rows["test"], lambda image: torch.tensor(image.size))[5]
     assert item["pixel_values"].tolist() == [64, 64]
     assert item["labels"] == rows["test"][5]["label"]

@@ -1,12 +1,13 @@
 import pytest
 import torch
-from conftest import network
+from tiny import network
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 from medmerge_hf import MedMergeConfig, MedMergeModel
-from medmerge_hf.blending import CONSTRAINTS, GRANULARITIES
 from medmerge_hf.errors import SettingsError, StateError, TooFewSourcesError
-from medmerge_hf.networks import backbone_parameters
+from medmerge_hf.merging.kernel_table import block_statistics
+from medmerge_hf.merging.kernel_weights import CONSTRAINTS, GRANULARITIES
+from medmerge_hf.networks.backbone import backbone_parameters
 
 
 def native(kind, seed):
@@ -128,12 +129,12 @@ def test_kernel_weights_are_a_tidy_table_whose_weights_sum_to_1(model):
 def test_kernel_weights_stay_after_the_collapse(model):
     before = model.kernel_weights()
     assert model.collapse().kernel_weights().equals(before)
-    assert model.kernel_weight_statistics()["kernel_weight/layer1/mean"] == pytest.approx(0.2, abs=0.05)
+    assert block_statistics(*model.kernel_layout())["kernel_weight/layer1/mean"] == pytest.approx(0.2, abs=0.05)
 
 
 def test_collapsing_twice_is_refused(model):
     model.collapse()
-    with pytest.raises(StateError, match="collapsed already"):
+    with pytest.raises(StateError, match="is collapsed"):
         model.collapse()
 
 

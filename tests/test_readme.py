@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import timm
-from conftest import network
 from huggingface_hub import HfApi
 from safetensors.torch import save_file
+from tiny import network
 
 
 README = Path(__file__).parents[1] / "README.md"

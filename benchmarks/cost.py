@@ -1,0 +1,401 @@
+"""What merging costs, beside plain fine-tuning and two other ways to write it.
+
+    python recipes/benchmark.py [--output benchmarks] [--rounds 5] [--batch 8] [--architectures resnet50 ...]
+
+Steps of all ways are interleaved in one process and compared with plain fine-tuning of the same round, so a machine
+that slows down slows all of them. Weights are random and images noise: neither changes the time. Writes RESULTS.md
+and a picture.
+"""
+
+import argparse
+import functools
+import gc
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrize
+from transformers.utils import logging as hf_logging
+
+from medmerge_hf.evaluation.tables import markdown_table
+from medmerge_hf.export.folder import verify_export
+from medmerge_hf.export.record import versions
+from medmerge_hf.merging.kernel_weights import kernel_shape
+from medmerge_hf.modeling_medmerge import MedMergeModel
+
+
+CLASSES = 5
+
+KEEP = {"MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_MMAP_THRESHOLD_": "100000000000"}
+
+HEADS = ("fc.", "classifier.", "head.")
+
+PLAIN, OURS, NAIVE, PARAMETRIZE = "plain fine-tuning", "medmerge_hf", "naive sum", "parametrize"
+
+WAYS = (OURS, NAIVE, PARAMETRIZE)
+
+
+# The ways
+
+
+def networks(architecture: str, count: int) -> list[nn.Module]:
+    """Networks of one architecture from different initialisations."""
+    made = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        made.append(timm.create_model(architecture, num_classes=CLASSES))
+    return made
+
+
+class NaiveSum(nn.Module):
+    """Every tensor as a weighted sum of all sources, left to autograd."""
+
+    def __init__(self, sources: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.network = sources[0]
+        self.names = [name for name, _ in self.network.named_parameters() if not name.startswith(HEADS)]
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name.startswith(HEADS))
+        stacks = [[source.get_parameter(name) for source in sources] for name in self.names]
+        self.stacks = [torch.stack([p.detach() for p in stack]) for stack in stacks]
+        shapes = [(len(sources), *kernel_shape(stack.shape[1:])) for stack in self.stacks]
+        self.weights = nn.ParameterList(torch.full(shape, 1 / len(sources)) for shape in shapes)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self.stacks = [fn(stack) for stack in self.stacks]
+        return super()._apply(fn, recurse)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        merged = [(w * stack).sum(0) for w, stack in zip(self.weights, self.stacks, strict=True)]
+        return functional_call(self.network, dict(zip(self.names, merged, strict=True)), (images,))
+
+
+class _Parametrization(nn.Module):
+    def __init__(self, tensor: Tensor, others: Sequence[Tensor]) -> None:
+        super().__init__()
+        shape = (len(others), *kernel_shape(tensor.shape))
+        self.weight = nn.Parameter(torch.zeros(shape))
+        self.differences = nn.ParameterList(
+            nn.Parameter(other.detach() - tensor.detach(), requires_grad=False) for other in others
+        )
+
+    def forward(self, anchor: Tensor) -> Tensor:
+        for weight, difference in zip(self.weight, self.differences, strict=True):
+            anchor = anchor + weight * difference
+        return anchor
+
+
+def parametrized(sources: Sequence[nn.Module]) -> nn.Module:
+    """The anchor with a `torch.nn.utils.parametrize` on every tensor of its backbone."""
+    anchor, *others = sources
+    places = [(name, *name.rpartition(".")[::2]) for name, _ in anchor.named_parameters()]
+    for name, module, leaf in places:
+        parameter = anchor.get_parameter(name)
+        if name.startswith(HEADS):
+            continue
+        parameter.requires_grad_(False)
+        tensors = [other.get_parameter(name) for other in others]
+        parametrize.register_parametrization(anchor.get_submodule(module), leaf, _Parametrization(parameter, tensors))
+    return anchor
+
+
+def build(way: str, architecture: str, count: int) -> nn.Module:
+    """One of the ways, ready to train; `count` sources."""
+    sources = networks(architecture, 1 if way == PLAIN else count)
+    if way == PLAIN:
+        return sources[0].train()
+    if way == OURS:
+        return MedMergeModel.from_sources(sources, num_labels=CLASSES, init=1 / count).train()
+    return (NaiveSum(sources) if way == NAIVE else parametrized(sources)).train()
+
+
+class Step:
+    """One training step: forward, loss, backward, AdamW."""
+
+    def __init__(self, way: str, architecture: str, count: int, batch: int, device: torch.device) -> None:
+        self.model = build(way, architecture, count).to(device)
+        learned = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(learned, lr=1e-4, fused=True)
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(batch, 3, 224, 224, generator=generator).to(device)
+        self.labels = torch.randint(CLASSES, (batch,), generator=generator).to(device)
+        self.autocast = torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
+
+    def __call__(self) -> float:
+        """Seconds."""
+        start = self._now()
+        with self.autocast:
+            output = self.model(self.images)
+            loss = nn.functional.cross_entropy(getattr(output, "logits", output).float(), self.labels)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return self._now() - start
+
+    def _now(self) -> float:
+        if self.images.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+# Measuring
+
+
+def quartiles(values: Sequence[float], unit: str = "") -> str:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.3f}{unit} ({low:.3f} - {high:.3f})"
+
+
+def step_times(
+    architecture: str, counts: Sequence[int], batch: int, rounds: int, ways: Sequence[str]
+) -> dict[str, Any]:
+    """(way, number of sources) -> seconds of each round, all interleaved."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    steps = {f"{PLAIN} 1": Step(PLAIN, architecture, 1, batch, device)}
+    steps |= {f"{way} {count}": Step(way, architecture, count, batch, device) for count in counts for way in ways}
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(step())
+    return times
+
+
+def headline_times(architecture: str, batch: int, rounds: int, kept: bool) -> dict[str, Any]:
+    """[`step_times`] of two sources in a process of its own.
+
+    Args:
+        architecture: timm name.
+        batch: images a step.
+        rounds: steps of each way.
+        kept: whether glibc keeps freed memory. By default it gives large blocks back to the kernel, which hands them
+            out again page by page.
+    """
+    command = [sys.executable, __file__, "--headline", architecture, str(batch), str(rounds)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, **(KEEP if kept else {})}
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_memory(way: str, architecture: str, count: int, batch: int) -> float:
+    """MB that two steps need beyond what the process had before, measured in a process of its own."""
+    command = [sys.executable, __file__, "--memory", way, architecture, str(count), str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def print_memory(way: str, architecture: str, count: str, batch: str) -> None:
+    """The child's part of [`peak_memory`]."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of the imports
+    step = Step(way, architecture, int(count), int(batch), device)
+    gc.collect()
+    step(), step()
+    peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resident("VmHWM") - before
+    print(peak)
+
+
+def resident(figure: str) -> float:
+    """MB, of this process (Linux). `ru_maxrss` would be the parent's, if that is larger."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(figure)) / 1024
+
+
+def timed(action: Callable[[], Any]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def collapse_and_save(model: MedMergeModel, folder: Path) -> None:
+    """What ends a merge."""
+    model.collapse().save_pretrained(folder)
+
+
+def files_rows(count: int, rounds: int) -> list[list[str]]:
+    """Loading, collapsing, saving and checkpoints of ResNet-50, beside the bare reading and writing of the bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = [str(folder / f"{index}.safetensors") for index in range(count)]
+        for file, network in zip(files, networks("resnet50", count), strict=True):
+            save_file(network.state_dict(), file)
+        found: dict[str, list[float]] = {"load": [], "peer load": [], "save": [], "verify": [], "bytes": []}
+
+        def read() -> list[Any]:
+            made = [timm.create_model("resnet50", num_classes=CLASSES) for _ in files]
+            for network, file in zip(made, files, strict=True):
+                network.load_state_dict(load_file(file))
+            return made
+
+        def read_and_write() -> None:
+            tensors = [load_file(file) for file in files]
+            sum(float(tensor.flatten()[0]) for part in tensors for tensor in part.values())  # pages are read lazily
+            save_file(tensors[0], folder / "copy.safetensors")
+
+        def load() -> MedMergeModel:
+            return MedMergeModel.from_sources(files, architecture="resnet50", num_labels=CLASSES)
+
+        collapse_and_save(load(), folder / "out")  # what libraries import on first use does not count
+        for _ in range(rounds):
+            found["peer load"].append(timed(read))
+            found["load"].append(timed(load))
+            found["bytes"].append(timed(read_and_write))
+            model = load()
+            found["save"].append(timed(functools.partial(collapse_and_save, model, folder / "out")))
+            found["verify"].append(timed(functools.partial(verify_export, model.network, folder / "out")))
+        load().save_pretrained(folder / "small", collapse=False)
+        small = (folder / "small" / "model.safetensors").stat().st_size
+        whole = sum(os.path.getsize(file) for file in files)
+    ratio = [ours / peer for ours, peer in zip(found["load"], found["peer load"], strict=True)]
+    verifying = [ours / peer for ours, peer in zip(found["verify"], found["bytes"], strict=True)]
+    saving = [ours / peer for ours, peer in zip(found["save"], found["bytes"], strict=True)]
+    return [
+        [f"from_sources, S = {count} / timm networks made and loaded from the same files", quartiles(ratio)],
+        [f"collapse + save_pretrained, S = {count} / reading and writing the same bytes", quartiles(saving)],
+        ["  of it: reading the export back and comparing weights and logits", quartiles(verifying)],
+        [f"checkpoint of the merge stage, S = {count} / naive state dict", f"{small / whole:.4f}"],
+    ]
+
+
+def import_time(rounds: int) -> str:
+    """Seconds that `import medmerge_hf` adds to starting Python."""
+
+    def start(code: str) -> float:
+        return timed(lambda: subprocess.run([sys.executable, "-c", code], check=True))
+
+    return quartiles([start("import medmerge_hf") - start("pass") for _ in range(rounds)], " s")
+
+
+# Reporting
+
+
+def machine() -> str:
+    """What computed."""
+    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    cpu = f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.processor()}"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    libraries = ", ".join(f"{name} {number}" for name, number in versions().items())
+    return f"{cpu}{gpu}, {torch.get_num_threads()} threads. {libraries}."
+
+
+def _cpuinfo() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def step_rows(architecture: str, batch: int, times: dict[str, Any], title: str = "") -> list[list[str]]:
+    """A row a way and number of sources."""
+    plain = times[f"{PLAIN} 1"]
+    rows = []
+    for name, values in times.items():
+        way, count = name.rsplit(" ", 1)
+        ratios = [value / base for value, base in zip(values, plain, strict=True)]
+        memory = peak_memory(way, architecture, int(count), batch)
+        rows.append(
+            [title or architecture, way, count, str(batch), quartiles(values), quartiles(ratios), f"{memory:.0f}"]
+        )
+    return rows
+
+
+def plot(times: dict[str, dict[str, Any]], file: Path) -> None:
+    """Step time of every way relative to plain fine-tuning, a panel an architecture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4 * len(times), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(times), sharey=True, squeeze=False)[0]
+    for axes, (architecture, found) in zip(panels, times.items(), strict=True):
+        for index, way in enumerate(WAYS):
+            counts = [int(name.rsplit(" ", 1)[1]) for name in found if name.startswith(way)]
+            pairs = [
+                [value / base for value, base in zip(found[f"{way} {n}"], found[f"{PLAIN} 1"], strict=True)]
+                for n in counts
+            ]
+            middle = [statistics.median(values) for values in pairs]
+            axes.plot(counts, middle, "o-", color=f"C{index}", label=way)
+            axes.vlines(counts, [min(v) for v in pairs], [max(v) for v in pairs], color=f"C{index}", lw=1)
+        axes.axhline(1, color="0.4", lw=0.8, ls="--")
+        axes.set_title(architecture, fontsize=9)
+        axes.set_xlabel("sources")
+        axes.set_xticks(counts)
+    panels[0].set_ylabel("step time / plain fine-tuning")
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=128 if torch.cuda.is_available() else 8)
+    parser.add_argument("--headline-batch", type=int, default=128 if torch.cuda.is_available() else 32)
+    parser.add_argument("--sources", type=int, nargs="+", default=[2, 3, 5])
+    parser.add_argument("--architectures", nargs="+", default=["resnet50", "densenet121", "vit_small_patch16_224"])
+    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--headline", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    hf_logging.set_verbosity_error()
+    if options.memory:
+        print_memory(*options.memory)
+        return
+    if options.headline:
+        architecture, batch, rounds = options.headline
+        print(json.dumps(step_times(architecture, [2], int(batch), int(rounds), [OURS])))
+        return
+    times, rows = {}, []
+    for kept in (False, True):
+        found = headline_times(options.architectures[0], options.headline_batch, options.rounds, kept)
+        name = options.architectures[0] + (", memory kept" if kept else "")
+        rows += step_rows(options.architectures[0], options.headline_batch, found, name)
+        times[f"headline{kept}"] = found
+    for architecture in options.architectures:
+        times[architecture] = step_times(architecture, options.sources, options.batch, options.rounds, WAYS)
+        gc.collect()
+        rows += step_rows(architecture, options.batch, times[architecture])
+    header = ["network", "way", "sources", "batch", "seconds a step", "/ plain fine-tuning", "peak memory, MB"]
+    other = [row for count in options.sources for row in files_rows(count, options.rounds)]
+    other.append(["import medmerge_hf", import_time(options.rounds)])
+    options.output.mkdir(parents=True, exist_ok=True)
+    plot({name: times[name] for name in options.architectures}, options.output / "step_time.png")
+    kind = "bf16 autocast" if torch.cuda.is_available() else "float32"
+    text = f"""# What merging costs
+
+{machine()}
+
+Printed by `python recipes/benchmark.py` ({options.rounds} rounds, median and quartiles, 224 px, {kind}, AdamW).
+Steps are interleaved in one process; ratios are to plain fine-tuning of all weights in the same round. Peak memory is
+what two steps add to a process of their own that has already imported everything. "Memory kept":
+`{" ".join(f"{key}={value}" for key, value in KEEP.items())}`, worth setting for any training on a CPU.
+
+{markdown_table(header, rows)}
+
+![step time](step_time.png)
+
+{markdown_table(["ResNet-50", "median (quartiles)"], other)}
+"""
+    (options.output / "RESULTS.md").write_text(text)
+    (options.output / "times.json").write_text(json.dumps(times, indent=1))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

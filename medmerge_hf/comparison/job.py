@@ -1,0 +1,150 @@
+"""One run of a method: its data, its budget, what it leaves behind."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, set_seed
+from transformers.trainer_utils import SaveStrategy
+
+from ..data import ImageDataset
+from ..evaluation.metrics import sigmoid, softmax
+from ..modeling_medmerge import MedMergeModel
+from ..networks.batch_norm import recalibrate_batch_norm
+from ..runs.build import make_model, make_single, target_images
+from ..runs.config import Settings
+from ..runs.train import eval_transform, make_trainer
+from ..training.trainer import MedMergeTrainer
+from .run_store import Outcome
+
+
+IMAGES = 128  # of the target, for statistics
+
+PASSES = 2  # over the augmented training images, for statistics that nothing trains any more
+
+SPLITS = ("validation", "test")
+
+State = dict[str, torch.Tensor]
+
+
+class KeepBest(TrainerCallback):
+    """The best model on validation, kept in memory: checkpoints would take as long as training a small model."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Nothing is kept yet."""
+        self.score = -np.inf
+        self.kept: State = {}
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Keep what learns, and the statistics, if it is better than before."""
+        score = kwargs["metrics"]["eval_macro_f1"]
+        if score > self.score:
+            frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+            found = {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+            self.score, self.kept = score, {name: tensor.detach().clone() for name, tensor in found.items()}
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Back to the best."""
+        model.load_state_dict(self.kept, strict=False)
+
+
+@dataclasses.dataclass
+class Job:
+    """One method on one target with one seed.
+
+    Attributes:
+        settings: of the run; a method of a single source finds that one alone in them.
+        target: the data set.
+        tuned: outcomes of fine-tuning each source alone, for soups.
+        stages: outcome of LP-FT, for WiSE-FT.
+    """
+
+    settings: Settings
+    target: Any
+    tuned: Sequence[Outcome] = ()
+    stages: Outcome | None = None
+
+    def trainer(self, model: MedMergeModel, stage: str) -> MedMergeTrainer:
+        """For `merge`, `finetune`, or `both` with the epochs of both."""
+        settings = self.settings
+        args = copy.copy(settings.merge if stage == "merge" else settings.finetune)
+        keep_best = args.load_best_model_at_end
+        args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
+        if stage == "both":
+            args.num_train_epochs += settings.merge.num_train_epochs
+            args.max_steps += max(settings.merge.max_steps, 0)  # -1 in both where epochs count
+        set_seed(settings.run.seed)
+        trainer = make_trainer(model, self.target, settings, args)
+        if keep_best:
+            trainer.add_callback(KeepBest())
+        return trainer
+
+    def images(self, model: MedMergeModel) -> list[torch.Tensor]:
+        """Batches of training images without augmentation."""
+        batches = list(target_images(model, self.target, self.settings.run.seed))
+        return batches[: max(1, IMAGES // len(batches[0]))]
+
+    def outcome(
+        self,
+        trainer: MedMergeTrainer,
+        states: Mapping[str, State] | None = None,
+        splits: Sequence[str] = SPLITS,
+        **notes: Any,
+    ) -> Outcome:
+        """What a trained model predicts."""
+        transform = eval_transform(trainer.model)
+        splits = [split for split in splits if split in self.target]
+        found = {split: trainer.predict(ImageDataset(self.target[split], transform)) for split in splits}
+        link = sigmoid if self.target.multi_label else softmax
+        probabilities = {split: link(output.predictions) for split, output in found.items()}
+        labels = {split: np.asarray(output.label_ids) for split, output in found.items()}
+        names = self.target.classes
+        return Outcome(probabilities, labels, dict(states or {}), {**notes, "classes": names})
+
+    def of_state(self, state: State, splits: Sequence[str] = SPLITS, **notes: Any) -> Outcome:
+        """What given weights predict, BatchNorm statistics re-estimated on training images.
+
+        They are augmented as in training: with statistics of plain ones a trained network loses about a point.
+        """
+        model = self.single()
+        model.network.load_state_dict(state)
+        trainer = self.trainer(model, "finetune")
+        recalibrate_batch_norm(model, (batch for _ in range(PASSES) for batch in trainer.get_train_dataloader()))
+        return self.outcome(trainer, splits=splits, **notes)
+
+    def validation_of(self, state: State) -> float:
+        """Macro F1 of given weights on validation."""
+        return validation_f1(self.of_state(state, splits=("validation",)))
+
+    def single(self) -> MedMergeModel:
+        """The first source with a new head."""
+        set_seed(self.settings.run.seed)
+        return make_single(self.settings.source.sources[0], self.settings, self.target)
+
+    def merging(self, **options: Any) -> MedMergeModel:
+        """The sources attached, with other options of theirs."""
+        set_seed(self.settings.run.seed)
+        source = dataclasses.replace(self.settings.source, **options)
+        return make_model(dataclasses.replace(self.settings, source=source), self.target)
+
+
+def weights_of(model: MedMergeModel) -> State:
+    """A copy of a collapsed model's network."""
+    return {name: tensor.detach().clone() for name, tensor in model.network.state_dict().items()}
+
+
+def validation_f1(outcome: Outcome) -> float:
+    """Macro F1 on validation."""
+    return outcome.scores("validation")["macro_f1"]
+
+
+# Of all sources
+
+
+def _train(job: Job, model: MedMergeModel, stage: str = "both") -> Outcome:
+    trainer = job.trainer(model, stage)
+    trainer.train()
+    return job.outcome(trainer)

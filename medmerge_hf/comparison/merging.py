@@ -1,0 +1,118 @@
+"""MedMerge in the comparison, and its controls."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from ..errors import StateError
+from ..merging.kernel_table import source_shares
+from ..modeling_medmerge import MedMergeModel
+from ..networks.backbone import backbone_module
+from ..runs.build import choose_sources
+from ..sources.reference import short_name
+from .job import Job, validation_f1
+from .run_store import Outcome
+
+
+@torch.no_grad()
+def scramble_sources(model: MedMergeModel, seed: int = 0) -> MedMergeModel:
+    """Put noise in the place of every source but the anchor: a control of whether a merge uses what they know.
+
+    Each filter's difference to the anchor keeps its norm and gets a random direction, so that the same number of
+    weights learns over steps of the same size.
+
+    Args:
+        model: merging; changed.
+        seed: of the noise.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        StateError: it is collapsed.
+
+    Example:
+        >>> import timm
+        >>> model = MedMergeModel.from_sources([timm.create_model("test_resnet") for _ in range(2)], num_labels=2)
+        >>> before = [d.norm() for d in model.merge.differences.parameters()]
+        >>> after = [d.norm() for d in scramble_sources(model).merge.differences.parameters()]
+        >>> torch.allclose(torch.stack(before), torch.stack(after))
+        True
+    """
+    if model.merge is None:
+        raise StateError("scramble_sources needs a model that is merging; this one is collapsed.")
+    random = torch.Generator().manual_seed(seed)
+    for difference in model.merge.differences.parameters():
+        rows = difference.reshape(len(difference), -1)
+        noise = torch.randn(rows.shape, generator=random).to(rows)
+        norms = rows.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+        difference.copy_((noise * norms).reshape(difference.shape))
+    return model
+
+
+def medmerge(job: Job, learned: bool = True, scrambled: bool = False) -> Outcome:
+    """The merge as the settings have it: kernel weights and head learn, then everything."""
+    job = dataclasses.replace(job, settings=choose_sources(job.settings, job.target))
+    model = job.merging()
+    if scrambled:
+        scramble_sources(model, job.settings.run.seed)
+    model.merge.source_bias.requires_grad_(learned)  # type: ignore[union-attr]
+    trainer = job.trainer(model, "merge")
+    trainer.train()
+    trainer.collapse()
+    depth = by_depth(model)
+    middle = job.outcome(trainer)
+    trainer = job.trainer(model, "finetune")
+    trainer.train()
+    merged = {split: middle.scores(split)["macro_f1"] for split in middle.labels}
+    return job.outcome(trainer, depth=depth, merged=merged)
+
+
+def unmerged(job: Job) -> Outcome:
+    """What the merge does beside merging: the anchor's head first, new statistics, then everything."""
+    return medmerge(job, learned=False)
+
+
+def of_noise(job: Job) -> Outcome:
+    """The merge with noise in the place of the other sources: what so many weights gain that know nothing."""
+    return medmerge(job, scrambled=True)
+
+
+def medmerge_tuned(job: Job, learned: bool = True) -> Outcome:
+    """The merge of the fine-tuned sources, aligned, beginning with the best of them, which stays if it is the better.
+
+    It costs what a soup or the ensemble costs, every source fine-tuned, and a merge stage; nothing follows.
+    """
+    order = sorted(range(len(job.tuned)), key=lambda place: -validation_f1(job.tuned[place]))
+    states = [job.tuned[place].states["end"] for place in order]
+    sources = []
+    for state in states:
+        alone = job.single()
+        alone.network.load_state_dict(state)
+        sources.append(getattr(alone.network, "timm_model", alone.network))
+    model = job.merging(sources=sources, align="activations", keep_best=None)
+    model.network.load_state_dict(states[0])  # the head of the best, too
+    model.merge.source_bias.requires_grad_(learned)  # type: ignore[union-attr]
+    trainer = job.trainer(model, "merge")
+    trainer.args.eval_on_start = True
+    trainer.train()
+    depth = by_depth(model)
+    trainer.collapse()
+    return max([job.tuned[order[0]], job.outcome(trainer, depth=depth)], key=validation_f1)
+
+
+def longer(job: Job) -> Outcome:
+    """What the merge of fine-tuned sources does beside merging: the best one's head trained on, new statistics."""
+    return medmerge_tuned(job, learned=False)
+
+
+def by_depth(model: MedMergeModel) -> dict[str, dict[str, float]]:
+    """Block of the network -> source -> root mean square weight over the block's kernels."""
+    table = source_shares(model.kernel_weights(), backbone_module(model.network))
+    table = table.assign(block=table["block"].astype(str), source=table["source"].astype(str))
+    found: dict[str, dict[str, float]] = {}
+    for (block, source), rows in table.groupby(["block", "source"], sort=False):
+        mean_square = float(np.average(rows["size"] ** 2, weights=rows["kernels"]))
+        found.setdefault(block, {})[short_name(source)] = mean_square**0.5
+    return found

@@ -1,0 +1,121 @@
+"""What a comparison trains: settings, seeds, methods."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import SettingsError
+from ..runs.config import STAGES
+from ..sources.reference import short_name
+from .methods import ALL, AS_BEST
+from .run_store import RunStore
+
+
+SECTION = "compare"
+
+NOT_OPTIONS = ("skip", "ordered", "methods", "label_fractions")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One target with one list of sources, and the options of both.
+
+    Attributes:
+        target: its name.
+        merge: name of the list of sources.
+        options: of `train.py`.
+        ordered: names of the classes as grades, or whether they are grades as they stand.
+        methods: of all sources.
+        fraction: share of the labels, where there are several.
+    """
+
+    target: str
+    merge: str
+    options: dict[str, Any]
+    ordered: tuple[str, ...] | bool = False
+    methods: tuple[str, ...] = ()
+    fraction: float | None = None
+
+    @property
+    def task(self) -> str:
+        """Target and sources."""
+        return " <- ".join(part for part in (self.target, self.merge) if part)
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        share = "" if self.fraction is None else f"{self.fraction:.0%} of the labels"
+        return ", ".join(part for part in (self.task, share) if part)
+
+    def sources(self) -> list[Any]:
+        """As the options name them."""
+        return list(self.options["sources"])
+
+
+def overlay(options: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with others on top; what is below a stage is put on top there."""
+    stages = {stage: {**(options.get(stage) or {}), **(patch.get(stage) or {})} for stage in STAGES}
+    return {**options, **patch, **stages}
+
+
+def settings_of(options: Mapping[str, Any]) -> list[Setting]:
+    """Every target with every merge of a config; one of each where it has no section `compare`."""
+    section = options.get(SECTION) or {}
+    shared = {key: value for key, value in options.items() if key not in (SECTION, "output_dir")}
+    found = []
+    for target, data in (section.get("targets") or {"": {}}).items():
+        for merge, sources in (section.get("merges") or {"": {}}).items():
+            if target in sources.get("skip", ()):
+                continue
+            own = {key: value for key, value in {**data, **sources}.items() if key not in NOT_OPTIONS}
+            methods = tuple(sources.get("methods") or section.get("methods") or ALL)
+            grades = data.get("ordered", section.get("ordered", False))
+            ordered = tuple(grades) if isinstance(grades, list) else bool(grades)
+            if unknown := set(methods) - set(ALL):
+                raise SettingsError(f"Unknown methods {sorted(unknown)}; there are {', '.join(ALL)}.")
+            for fraction in data.get("label_fractions") or section.get("label_fractions") or [None]:
+                share = {} if fraction is None else {"label_fraction": fraction}
+                found.append(Setting(target, merge, overlay(shared, {**own, **share}), ordered, methods, fraction))
+    return found
+
+
+def source_name(source: Any) -> str:
+    """What tables call a source."""
+    return short_name(source if isinstance(source, str) else source["id"])
+
+
+@dataclasses.dataclass
+class Plan:
+    """A comparison's settings, seeds and folder.
+
+    Attributes:
+        options: of the config and command line.
+        seeds: one run each.
+        runs: where they are kept.
+        trials: learning rates that every method may try, the best on validation counts; 1 takes those of the config.
+    """
+
+    options: dict[str, Any]
+    seeds: Sequence[int]
+    runs: RunStore
+    trials: int = 1
+
+    @property
+    def settings(self) -> list[Setting]:
+        """Targets x merges."""
+        return settings_of(self.options)
+
+    def key(self, setting: Setting, method: str, seed: int, source: Any = None) -> dict[str, Any]:
+        """The settings that make a run what it is."""
+        options = {k: v for k, v in setting.options.items() if k != "disable_tqdm"}
+        if source is not None:
+            options["sources"] = [source]
+        if method in AS_BEST:
+            options = overlay(options, (self.options.get(SECTION) or {}).get("best") or {})
+        return {"method": method, "seed": seed, "options": options, "trials": self.trials}
+
+    def groups(self) -> Iterator[tuple[int, str]]:
+        """(seed, target): what one worker does in one go."""
+        for seed in self.seeds:
+            for target in dict.fromkeys(setting.target for setting in self.settings):
+                yield seed, target

@@ -1,0 +1,1 @@
+"""Rows of finished runs in; tables, pictures and one page out."""

@@ -1,0 +1,138 @@
+"""What a comparison leaves in its folder: Markdown, CSV, LaTeX, pictures, and one HTML page that holds them all."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...evaluation.tables import markdown_table
+from ..methods import BEST_FORM, CONTROL, NOISE
+from .plots import draw_all
+from .rows import BEST_SOURCE, Promise, Row
+from .tables import (
+    conditions_table,
+    figures_table,
+    gains,
+    merges_of,
+    overall_table,
+    ranking_table,
+    setting_table,
+    settings_in,
+    summary_table,
+)
+
+
+Table = tuple[list[str], list[list[str]]]
+
+CONTROLS = {CONTROL: "what the kernel weights do", NOISE: "what the other source's knowledge does"}
+
+NOTE = (
+    "Mean and standard deviation over seeds; gains are paired by seed and set against the best single source, which "
+    "is chosen on validation; intervals are 95 % bootstrap intervals over seeds (over settings, then seeds, for all)."
+)
+
+
+def sections_of(rows: Sequence[Row]) -> dict[str, list[Table]]:
+    """Title -> tables, in the order of a page."""
+    ours = merges_of(rows)
+    sections = {"All settings": [overall_table(rows)], "All settings, every figure": [figures_table(rows)]}
+    sections |= {f"{method}, setting by setting": [summary_table(rows, method)] for method in ours}
+    for reference, question in CONTROLS.items():
+        if (controlled := summary_table(rows, BEST_FORM, reference))[1]:
+            sections[f"{BEST_FORM} over {reference}: {question}"] = [controlled]
+    explained = {f"When {method} gains": conditions_table(rows, method) for method in ours}
+    sections |= {title: [table] for title, table in explained.items() if table[1]}
+    return sections | {setting: [setting_table(rows, setting)] for setting in settings_in(rows)}
+
+
+def write_csv(rows: Sequence[Row], file: Path) -> None:
+    """All runs, a line each."""
+    import pandas as pd
+
+    columns = [{"setting": r.setting, "method": r.method, "seed": r.seed, **r.scores} for r in rows]
+    pd.DataFrame(columns).to_csv(file, index=False)
+
+
+def latex_table(table: Table) -> str:
+    """A table for a paper (booktabs).
+
+    Example:
+        >>> print(latex_table((["a", "b"], [["50 %", "x_y"]])))
+        \\begin{tabular}{ll}
+        \\toprule
+        a & b \\\\
+        \\midrule
+        50 \\% & x\\_y \\\\
+        \\bottomrule
+        \\end{tabular}
+    """
+    header, lines = table
+    special = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"±": "$\\pm$", "<": "$<$", ">": "$>$"})
+    rows = [" & ".join(cell.translate(special) for cell in line) + r" \\" for line in (header, *lines)]
+    start = f"\\begin{{tabular}}{{{'l' * len(header)}}}"
+    return "\n".join([start, "\\toprule", rows[0], "\\midrule", *rows[1:], "\\bottomrule", "\\end{tabular}"])
+
+
+def write_page(sections: dict[str, list[Table]], pictures: dict[str, list[Path]], file: Path, title: str) -> None:
+    """One HTML file with everything in it.
+
+    Args:
+        sections: title -> tables.
+        pictures: title -> PNG files; titles that no table has come after the first.
+        file: the page.
+        title: of the page.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    first, *rest = sections
+    order = dict.fromkeys([first, *(name for name in pictures if name not in sections), *rest])
+    parts = [
+        {
+            "title": name,
+            "tables": sections.get(name, []),
+            "pictures": [base64.b64encode(p.read_bytes()).decode() for p in pictures.get(name, [])],
+        }
+        for name in order
+    ]
+    environment = Environment(loader=PackageLoader("medmerge_hf"), autoescape=True, trim_blocks=True)
+    template = environment.get_template("comparison.html.jinja")
+    file.write_text(template.render(title=title, note=NOTE, sections=parts))
+
+
+def write_report(
+    rows: Sequence[Row],
+    folder: Path,
+    title: str = "Comparison",
+    promised: Sequence[Promise] = (),
+    alike: Mapping[str, tuple[Sequence[str], Any]] | None = None,
+) -> str:
+    """Write comparison.md, .csv, .tex, .html and the pictures.
+
+    Args:
+        rows: of finished runs.
+        folder: where to.
+        title: of the page.
+        promised: what a linear probe promised of each source.
+        alike: setting -> names of its sources and their CKA `[S, S]`.
+
+    Returns:
+        The Markdown.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = sections_of(rows)
+    if promised:
+        sections["Which source promises most, before any training"] = [ranking_table(promised)]
+    for setting, (names, matrix) in (alike or {}).items():
+        lines = [[name, *(f"{value:.2f}" for value in row)] for name, row in zip(names, matrix, strict=True)]
+        sections[f"How alike the sources see the images: {setting}"] = [(["CKA", *names], lines)]
+    parts = [f"## {name}\n\n{markdown_table(*table)}" for name, tables in sections.items() for table in tables]
+    text = "\n\n".join([NOTE, *parts])
+    (folder / "comparison.md").write_text(text + "\n")
+    (folder / "comparison.tex").write_text(
+        "\n\n".join(f"% {name}\n{latex_table(t)}" for name, ts in sections.items() for t in ts) + "\n"
+    )
+    write_csv(rows, folder / "comparison.csv")
+    found = [(gain.mean, method) for method in merges_of(rows) if (gain := gains(rows, method)) is not None]
+    pictures = draw_all(rows, folder / "pictures", max(found)[1] if found else BEST_SOURCE)
+    write_page(sections, pictures, folder / "comparison.html", title)
+    return text

@@ -1,0 +1,252 @@
+"""The folder of a collapsed model (what timm and transformers read, the merge state, the card), and its upload."""
+
+import copy
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..configuration_medmerge import MERGE_CONFIG, MedMergeConfig
+from ..errors import ExportError, SettingsError
+from ..merging.kernel_table import block_statistics, kernel_table
+from ..merging.kernel_weights import KERNEL_WEIGHTS, KernelWeights
+from ..networks.build import input_shape
+from ..networks.preprocessing import preprocessing_of
+from ..sources.reference import source_name
+from .kernel_plot import plot_kernel_weights
+from .model_card import CARD, FIGURE, TAGS, render_card
+
+
+logger = logging.getLogger(__name__)
+
+
+LOGIT_TOLERANCE = 1e-6
+
+
+MERGE_STATE = "medmerge/state.safetensors"
+
+TIMM_PREFIX = "timm_model."
+
+
+@contextmanager
+def staged_directory(destination: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside `destination` that takes its place when the block ends without an error.
+
+    An error (a full disk, a failed check, a kill) leaves `destination` as it was. A new folder appears as a whole; in
+    an existing one each file is replaced at once, what is left of an earlier export goes and foreign files stay.
+
+    Args:
+        destination: the folder to write.
+
+    Yields:
+        The folder to write into.
+    """
+    destination = Path(destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    for left in destination.parent.glob(f".{destination.name}-*"):
+        if re.fullmatch(rf"\.{re.escape(destination.name)}-\w{{8}}\.staging", left.name):
+            shutil.rmtree(left)  # of a run that was killed in here
+    staging = Path(tempfile.mkdtemp(".staging", f".{destination.name}-", destination.parent))
+    try:
+        yield staging
+        _move_into_place(staging, destination)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move_into_place(staging: Path, destination: Path) -> None:
+    if destination.is_dir() and any(destination.iterdir()):
+        new = [file.relative_to(staging) for file in sorted(staging.rglob("*")) if file.is_file()]
+        for path in new:
+            (destination / path).parent.mkdir(exist_ok=True)
+            os.replace(staging / path, destination / path)
+        for stale in set(export_files(destination)) - {path.as_posix() for path in new} - {CARD}:
+            (destination / stale).unlink()
+        return
+    umask = os.umask(0)
+    os.umask(umask)
+    staging.chmod(0o777 & ~umask)  # mkdtemp makes it private
+    os.replace(staging, destination)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Saving and reading back take a second: bars would only tear up the trainer's own."""
+    from transformers.utils import logging as hf_logging
+
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def export_dtype(dtype: "torch.dtype | str") -> torch.dtype:
+    """A dtype that exports are written in, from itself or its name.
+
+    Raises:
+        SettingsError: it is none of them.
+
+    Example:
+        >>> export_dtype("bfloat16")
+        torch.bfloat16
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.bfloat16, torch.float16):
+        raise SettingsError(f"dtype={dtype!r} is not one of float32, bfloat16, float16.")
+    return found
+
+
+def save_export(
+    destination: Path,
+    plain: Any,
+    processor: Any,
+    config: MedMergeConfig,
+    state: dict[str, Tensor],
+    layout: KernelWeights | None,
+    dtype: "torch.dtype | str | None" = None,
+    **kwargs: Any,
+) -> None:
+    """Write a whole export: network, processor, merge state, card; all of it or nothing.
+
+    Args:
+        destination: the folder.
+        plain: the collapsed network on the CPU.
+        processor: its image processor.
+        config: of the model; what the card needs is noted in it.
+        state: the merge state; empty for a model that is no merge.
+        layout: names and kernel shapes, where there is a state.
+        dtype: of the exported weights; as they are by default.
+        kwargs: of `PreTrainedModel.save_pretrained`.
+
+    Raises:
+        ExportError: what was written is not what is in memory, or not finite.
+    """
+    with staged_directory(destination) as folder:
+        export_network(plain if dtype is None else plain.to(export_dtype(dtype)), processor, folder, **kwargs)
+        if processor is not None:
+            config.record = {**config.record, "preprocessing": preprocessing_of(processor).summary}
+        save_merge_state(state, config, layout, folder)
+        save_card(folder, destination)
+
+
+def export_network(network: Any, processor: Any, folder: Path, **kwargs: Any) -> None:
+    """Write a plain network and its image processor, read it back, and compare.
+
+    Args:
+        network: a timm-wrapper or transformers classifier on the CPU.
+        processor: its image processor (timm's is part of config.json).
+        folder: an empty folder.
+        kwargs: of `PreTrainedModel.save_pretrained`, e.g. `max_shard_size`.
+
+    Raises:
+        ExportError: what was written is not what is in memory, or not finite.
+    """
+    with no_progress_bars():
+        # timm's own names: transformers only restores them for a network that from_pretrained made.
+        tensors = {name.removeprefix(TIMM_PREFIX): tensor for name, tensor in network.state_dict().items()}
+        network.save_pretrained(folder, state_dict=tensors, **kwargs)
+        save_processor(processor, folder)
+        verify_export(network, folder)
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Write the image processor of a transformers-native network; timm's lies in config.json."""
+    if processor is not None and not hasattr(processor, "data_config"):
+        processor.save_pretrained(folder)
+
+
+def save_merge_state(
+    state: dict[str, Tensor], config: MedMergeConfig, layout: KernelWeights | None, folder: Path
+) -> None:
+    """Write what made the merge, and kernel weights (with a picture), head and statistics as its merge stage ended.
+
+    Args:
+        state: the small state; empty for a model that is no merge.
+        config: of the model; the kernel weights' figures are noted in it.
+        layout: names and kernel shapes, where there is a state.
+        folder: the export.
+    """
+    (folder / MERGE_CONFIG).parent.mkdir()
+    if layout is not None:
+        parameter = state[KERNEL_WEIGHTS]
+        figures = {"kernel_weights": block_statistics(layout, parameter), "kernels": parameter.shape[1]}
+        config.record = {**config.record, **figures}
+        names = [source_name(source) for source in config.sources]
+        plot_kernel_weights(kernel_table(layout, parameter, names), folder / FIGURE)
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / MERGE_STATE)
+    config.to_json_file(folder / MERGE_CONFIG)
+
+
+def save_card(folder: Path, destination: Path) -> None:
+    """Write the card of an export, unless it would replace one that somebody else wrote.
+
+    Args:
+        folder: the export, staged.
+        destination: where it is going to be.
+    """
+    old = destination / CARD
+    if old.is_file() and TAGS[0] not in old.read_text(errors="replace"):
+        logger.warning("%s was not written by medmerge_hf and stays as it is.", old)
+    else:
+        (folder / CARD).write_text(render_card(MedMergeConfig.from_json_file(folder / MERGE_CONFIG), destination.name))
+
+
+@torch.no_grad()
+def verify_export(network: Any, folder: Path) -> None:
+    """Read an export back and compare it with the network that was saved.
+
+    Args:
+        network: the network in memory, on the CPU.
+        folder: the export.
+
+    Raises:
+        ExportError: tensors are missing, left over, changed or not finite, or the logits differ.
+    """
+    from transformers import AutoModelForImageClassification
+
+    expected = network.state_dict()
+    for name, tensor in expected.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            way_out = "Export in bfloat16" if tensor.dtype == torch.float16 else "Lower the learning rates"
+            raise ExportError(f"{name} holds NaN or infinity as {tensor.dtype}; nothing was saved. {way_out}.")
+    reloaded, info = AutoModelForImageClassification.from_pretrained(
+        folder, output_loading_info=True, dtype=network.dtype, trust_remote_code=False
+    )
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[problem]:
+            raise ExportError(f"The export reads back with {problem}: {sorted(info[problem])[:4]}; nothing was saved.")
+    changed = [name for name, tensor in reloaded.state_dict().items() if not torch.equal(tensor, expected[name])]
+    if changed:
+        raise ExportError(f"{changed[0]} reads back with other values; nothing was saved.")
+    # In float64: in float32 the order of sums (a channels-last network has its own) can matter more than any mistake.
+    ours, theirs = (copy.deepcopy(net).double().eval() for net in (network, reloaded))
+    own = torch.Generator().manual_seed(0)  # a training that saves must not draw other numbers than one that does not
+    images = torch.rand(1, *input_shape(network), dtype=torch.float64, generator=own)
+    logits, again = ours(images).logits, theirs(images).logits
+    difference, scale = float((logits - again).abs().max()), max(1.0, float(logits.abs().max()))
+    if not difference < LOGIT_TOLERANCE * scale:
+        raise ExportError(f"The export computes other logits (by {difference:.2g} of {scale:.2g}); nothing was saved.")
+
+
+EXPORT_FILE = re.compile(
+    r"README\.md|config\.json|preprocessor_config\.json|model(-\d+-of-\d+)?\.safetensors"
+    r"|model\.safetensors\.index\.json|medmerge/[^/]+"
+)
+
+
+def export_files(folder: Path) -> list[str]:
+    """Paths, below a folder, of its files that belong to an export."""
+    paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return [path for path in paths if EXPORT_FILE.fullmatch(path)]

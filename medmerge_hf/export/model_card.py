@@ -1,0 +1,253 @@
+"""The model card of an export, made of its config alone."""
+
+import importlib.resources
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..configuration_medmerge import MedMergeConfig
+from ..evaluation.tables import markdown_table
+from ..sources.reference import source_name
+from .licenses import merged_license
+from .record import AFTER, ALWAYS, METHOD, TAKEN, method_name
+
+
+CARD = "README.md"
+
+FIGURE = "medmerge/kernel_weights.png"
+
+SPLITS = ("train", "validation", "test")
+
+TAGS = ("medmerge", "merge", "medical-imaging")
+
+# Of a metric here -> its name on the Hub, its name for people.
+METRICS = {
+    "macro_f1": ("f1", "macro F1"),
+    "balanced_accuracy": ("balanced_accuracy", "balanced accuracy"),
+    "accuracy": ("accuracy", "accuracy"),
+    "auroc": ("roc_auc", "AUROC"),
+}
+
+INTERVAL = {"confidence_level": 0.95, "method": "percentile bootstrap over images"}
+
+
+def render_card(config: MedMergeConfig, name: str, tags: Sequence[str] = ()) -> str:
+    """Write the card.
+
+    Args:
+        config: of the model, with what was noted in its `record`.
+        name: Hub id, or the folder's name.
+        tags: more of them.
+
+    Returns:
+        Markdown with a YAML header (`ModelCard(text)` parses it).
+    """
+    from huggingface_hub import ModelCard
+
+    license_, warnings = source_licenses(config)
+    template = importlib.resources.files(__package__).joinpath("templates/model_card.md.jinja").read_text()
+    data = card_data(config, name, license_, tags)
+    return str(ModelCard.from_template(data, template_str=template, **_sections(config, name, license_, warnings)))
+
+
+def source_licenses(config: MedMergeConfig) -> tuple[str, list[str]]:
+    """Licence of the model and warnings about it, see [`licenses.merged_license`]."""
+    return merged_license({source_name(source): source["license"] for source in config.sources})
+
+
+def card_data(config: MedMergeConfig, name: str, license_: str, tags: Sequence[str] = ()) -> Any:
+    """The YAML header.
+
+    Args:
+        config: see [`render_card`].
+        name: Hub id, or the folder's name.
+        license_: of the merge.
+        tags: more of them.
+
+    Returns:
+        `huggingface_hub.ModelCardData`.
+    """
+    from huggingface_hub import ModelCardData
+
+    timm = config.network.get("model_type") == "timm_wrapper"
+    bases = [source["id"] for source in config.sources if source["revision"]]
+    relation: dict[str, Any] = (
+        {"base_model_relation": "merge" if len(config.sources) > 1 else "finetune"} if bases else {}
+    )
+    data_id = config.record.get("data", {}).get("hub_id")
+    results = eval_results(config)
+    return ModelCardData(
+        license=license_,
+        library_name="timm" if timm else "transformers",
+        pipeline_tag="image-classification",
+        tags=[*TAGS, *(["timm", "transformers"] if timm else []), *tags],
+        base_model=bases or None,
+        **relation,
+        datasets=[data_id] if data_id else None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        model_name=name.rsplit("/", 1)[-1],
+        eval_results=results or None,
+    )
+
+
+def eval_results(config: MedMergeConfig) -> list[Any]:
+    """The model's own figures as the Hub's `EvalResult`s, intervals in `metric_args`."""
+    from huggingface_hub import EvalResult
+
+    data = config.record.get("data", {})
+    own = [row for row in config.record.get("results", []) if row["method"] == method_name(config)]
+    last = own[-1]["after"] if own else None
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=data.get("hub_id") or data.get("name") or "private",
+            dataset_name=data.get("name") or "private images",
+            dataset_split=row["split"],
+            dataset_revision=data.get("revision"),
+            metric_type=METRICS.get(metric, (metric, metric))[0],
+            metric_name=METRICS.get(metric, (metric, metric))[1],
+            metric_value=round(found["value"], 4),
+            metric_args={
+                "low": round(found["low"], 4),
+                "high": round(found["high"], 4),
+                **INTERVAL,
+                "resamples": row["resamples"],
+            },
+        )
+        for row in own
+        if row["after"] == last
+        for metric in _ordered(row["metrics"], METRICS)
+        for found in [row["metrics"][metric]]
+        if found["value"] == found["value"]  # YAML on the Hub knows no NaN
+    ]
+
+
+def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequence[str]) -> dict[str, Any]:
+    """What the template is filled with."""
+    record = config.record
+    results = record.get("results", [])
+    weights = record.get("kernel_weights", {})
+    return {
+        "name": name,
+        "title": name.rsplit("/", 1)[-1],
+        "config": config,
+        "merged": len(config.sources) > 1,
+        "fine_tuned": "finetune" in record.get("training", {}),
+        "architecture": config.network.get("architecture") or config.network.get("model_type"),
+        "library": "timm" if config.network.get("model_type") == "timm_wrapper" else "transformers",
+        "labels": [str(label) for label in config.id2label.values()],
+        "id2label": dict(config.id2label),
+        "preprocessing": record.get("preprocessing", "see config.json"),
+        "sources": [{"name": source_name(source), "notes": source["notes"]} for source in config.sources],
+        "source_ids": json.dumps([_pinned(source) for source in config.sources]),
+        "sources_table": _sources_table(config.sources),
+        "anchor": source_name(config.sources[0]),
+        "license": license_,
+        "license_warnings": warnings,
+        "kernels": record.get("kernels"),
+        "weights_table": _weights_table(weights, [source_name(source) for source in config.sources]),
+        "figure": FIGURE,
+        "data_line": _data_line(record.get("data", {})),
+        "data_table": _data_table(record.get("data", {}).get("splits", {})),
+        "training_table": _training_table(record.get("training", {})),
+        "results_table": _results_table(results),
+        "resamples": min((row["resamples"] for row in results), default=0),
+        "alone": any(row["method"] != METHOD for row in results),
+        "recipe": record.get("recipe", "").strip(),
+        "versions": ", ".join(f"{library} {number}" for library, number in record.get("versions", {}).items()),
+    }
+
+
+def _pinned(source: Mapping[str, Any]) -> str:
+    return f"{source['id']}@{source['revision']}" if source["revision"] else source_name(source)
+
+
+def _link(source: Mapping[str, Any]) -> str:
+    return _page(source["id"]) if source["revision"] else source_name(source)
+
+
+def _page(name: str, kind: str = "") -> str:
+    from huggingface_hub.constants import ENDPOINT
+
+    return f"[{name}]({ENDPOINT}/{kind}{name})"
+
+
+def _sources_table(sources: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            "other" if index else "anchor",
+            _link(source),
+            f"`{source['revision'][:12]}`" if source["revision"] else "local",
+            source["license"] or "not stated",
+            f"`{(source['sha256'] or '')[:12]}`",
+        ]
+        for index, source in enumerate(sources)
+    ]
+    return markdown_table(["", "source", "revision", "licence", "sha256 of the weights"], rows)
+
+
+def _weights_table(weights: Mapping[str, float], sources: Sequence[str]) -> str:
+    """Mean ± standard deviation by stage of the network, a column a source that is not the anchor."""
+    rows: dict[str, list[str]] = {}
+    for key in weights:
+        if key.endswith("/mean"):
+            mean, std = weights[key], weights[f"{key.removesuffix('mean')}std"]
+            rows.setdefault(key.split("/")[1], []).append(f"{mean:.3f} ± {std:.3f}")
+    header = ["stage of the network", *(f"weight of {source}" for source in sources[1:])]
+    return markdown_table(header, [[stage, *cells] for stage, cells in rows.items()]) if rows else ""
+
+
+def _ordered(found: Iterable[str], order: Iterable[str]) -> list[str]:
+    """Names in their natural order: a config that was saved is sorted by the alphabet."""
+    order = list(order)
+    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def _data_line(data: Mapping[str, Any]) -> str:
+    if data.get("hub_id"):
+        revision = f" at `{data['revision'][:12]}`" if data.get("revision") else ""
+        return f"Data set: {_page(data['hub_id'], 'datasets/')}{revision}. Images by class:"
+    return f"Data set: {data.get('name') or 'not named'} (not on the Hub). Images by class:"
+
+
+def _data_table(splits: Mapping[str, Mapping[str, int]]) -> str:
+    if not splits:
+        return ""
+    classes = list(next(iter(splits.values())))
+    rows = [
+        [split, *(str(counts[name]) for name in classes), str(sum(counts.values()))]
+        for split in _ordered(splits, SPLITS)
+        for counts in [splits[split]]
+    ]
+    return markdown_table(["split", *classes, "all"], rows)
+
+
+def _training_table(training: Mapping[str, Mapping[str, Any]]) -> str:
+    titles = {"merge": "merge stage", "head": "head alone", "finetune": "fine-tuning"}
+    stages = _ordered(training, titles)
+    names = _ordered(sorted({name for settings in training.values() for name in settings}), (*ALWAYS, *TAKEN))
+    rows = [[name, *(_value(training[stage], name) for stage in stages)] for name in names]
+    return markdown_table(["setting", *(titles[stage] for stage in stages)], rows) if training else ""
+
+
+def _value(settings: Mapping[str, Any], name: str) -> str:
+    """Nothing where a stage does not have it."""
+    value = settings.get(name, "")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _results_table(results: Sequence[Mapping[str, Any]]) -> str:
+    if not results:
+        return ""
+    metrics = _ordered({metric for row in results for metric in row["metrics"]}, METRICS)
+    rows = []
+    for row in sorted(results, key=lambda row: (row["split"], row["after"] == AFTER["finetune"])):
+        method = METHOD if row["method"] == METHOD else f"{row['method']} alone"
+        cells = [_interval(row["metrics"][metric]) if metric in row["metrics"] else "" for metric in metrics]
+        rows.append([method, row["after"], row["split"], *cells, str(row["images"])])
+    titles = [METRICS.get(metric, (metric, metric))[1] for metric in metrics]
+    return markdown_table(["model", "", "split", *titles, "images"], rows)
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    return f"{found['value']:.3f} ({found['low']:.3f} - {found['high']:.3f})"

@@ -1,0 +1,103 @@
+"""An export to the Hub: one commit or none."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..configuration_medmerge import MedMergeConfig
+from ..sources.reference import source_name
+from .folder import EXPORT_FILE, MERGE_CONFIG, export_files
+from .model_card import CARD, render_card, source_licenses
+
+
+logger = logging.getLogger(__name__)
+
+
+PUSH_OPTIONS = (
+    *("repo_id", "private", "revision", "create_pr", "token", "commit_message", "commit_description", "tags"),
+)
+
+
+def push_export(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    tags: Sequence[str] | None = None,
+    commit_message: str | None = None,
+    **options: Any,
+) -> Any:
+    """Upload the export in a folder as one commit; what else lies there (checkpoints, pickles, notes) stays.
+
+    The card is written anew under the repository's name. Paths of this machine are reduced to file names.
+
+    Args:
+        folder: an export.
+        repo_id: see [`MedMergeModel.push_to_hub`], as all below.
+        private: of a repository made here.
+        tags: more of them for the card.
+        commit_message: first line.
+        options: of [`commit_export`]: `revision`, `create_pr`, `token`, `commit_description`, `run_as_future`.
+
+    Returns:
+        `huggingface_hub.CommitInfo`, or a `Future` of it.
+    """
+    folder = Path(folder)
+    branch = None if options.get("create_pr") else options.get("revision")
+    repo_id = ensure_repository(repo_id, private=private, revision=branch, token=options.get("token"))
+    config = MedMergeConfig.from_json_file(folder / MERGE_CONFIG)
+    config.sources = [{**source, "id": source_name(source)} for source in config.sources]
+    for warning in source_licenses(config)[1]:
+        logger.warning("Licence of %s: %s", repo_id, warning)
+    contents: dict[str, str | bytes] = {path: str(folder / path) for path in export_files(folder)}
+    contents[CARD] = render_card(config, repo_id, tags or ()).encode()
+    contents[MERGE_CONFIG] = config.to_json_string().encode()
+    return commit_export(repo_id, contents, commit_message=commit_message or "Upload merged model", **options)
+
+
+def ensure_repository(
+    repo_id: str, *, private: bool | None = None, revision: str | None = None, token: str | bool | None = None
+) -> str:
+    """Make a model repository and a branch in it, where they are not there yet.
+
+    Args:
+        repo_id: `user/name`, or `name` for the user whose token it is.
+        private: whether a repository made here is.
+        revision: the branch; `main` is always there.
+        token: instead of the one logged in with.
+
+    Returns:
+        `user/name`.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision and not revision.startswith("refs/"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    return repo_id
+
+
+def commit_export(repo_id: str, contents: Mapping[str, str | bytes], **options: Any) -> Any:
+    """Upload an export as one commit: all of it arrives, or the files of the repository stay as they were.
+
+    Files of an earlier export that this one does not have (shards, say) are deleted by the same commit. Whatever else
+    lies in the repository is left alone.
+
+    Args:
+        repo_id: `user/name`, which is there.
+        contents: path in the repository -> path of a file, or its content.
+        options: of `HfApi.create_commit`: `commit_message`, `revision`, `create_pr`, `token`, `run_as_future`, ...
+
+    Returns:
+        `huggingface_hub.CommitInfo`, or a `Future` of it.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api = HfApi(token=options.pop("token", None))
+    there = api.list_repo_files(repo_id, revision=options.get("revision"))
+    stale = [path for path in there if EXPORT_FILE.fullmatch(path) and path not in contents]
+    operations = [CommitOperationAdd(path, content) for path, content in contents.items()]
+    return api.create_commit(repo_id, [*operations, *map(CommitOperationDelete, stale)], **options)

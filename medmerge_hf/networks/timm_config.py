@@ -1,0 +1,118 @@
+"""The `timm_wrapper` config of a timm network, as a dict: architecture, preprocessing, arguments."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import SettingsError
+from .input_convention import InputConvention
+
+
+# Of timm's pretrained_cfg, what describes the network and its input.
+NETWORK_KEYS = (
+    *("input_size", "fixed_input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "pool_size"),
+    *("first_conv", "classifier"),
+)
+
+
+def timm_config(
+    architecture: str, cfg: dict[str, Any] | None = None, args: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The `timm_wrapper` config of a timm network.
+
+    Args:
+        architecture: timm name, e.g. `resnet18`.
+        cfg: its pretrained_cfg (preprocessing, name of the head); by default timm's own for this architecture.
+        args: keywords for `timm.create_model`.
+
+    Returns:
+        A dict for `TimmWrapperConfig.from_dict`, without number or names of labels.
+
+    Raises:
+        SettingsError: timm does not know the architecture.
+    """
+    import timm
+
+    if not timm.is_model(architecture):
+        raise SettingsError(
+            f"timm {timm.__version__} knows no architecture {architecture!r}.{similar_names(architecture)}"
+        )
+    if cfg is None:
+        cfg = timm.models.get_pretrained_cfg(architecture).to_dict()
+    # num_classes belongs to the labels (with it in model_args transformers passes it twice and fails), tag and licence
+    # to the weights. timm 1.0.31 fails on a model_args that is null.
+    args = {key: value for key, value in (args or {}).items() if key != "num_classes"}
+    cfg = {key: cfg[key] for key in NETWORK_KEYS if cfg.get(key) is not None}
+    return {"model_type": "timm_wrapper", "architecture": architecture, "pretrained_cfg": cfg, "model_args": args}
+
+
+def with_channels(config: dict[str, Any], channels: int) -> dict[str, Any]:
+    """A `timm_wrapper` config for images of another number of channels, mean and std averaged."""
+    cfg = dict(config["pretrained_cfg"])
+    cfg["input_size"] = [channels, *cfg["input_size"][1:]]
+    if len(cfg["mean"]) != channels:
+        cfg |= {key: [sum(cfg[key]) / len(cfg[key])] * channels for key in ("mean", "std")}
+    arguments = {**config["model_args"], **({"in_chans": channels} if channels != 3 else {})}
+    return {**config, "pretrained_cfg": cfg, "model_args": arguments}
+
+
+def file_config(architecture: str | None, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """timm's default config of an architecture, with the number of channels that the stem has."""
+    if architecture is None:
+        return None
+    config = timm_config(architecture)
+    stem = config["pretrained_cfg"].get("first_conv")
+    stem = stem if isinstance(stem, str) else (stem or [None])[0]
+    found = next((t for name, t in tensors.items() if stem and f".{name}".endswith(f".{stem}.weight")), None)
+    channels = found.shape[1] if found is not None and found.ndim == 4 else 3
+    return config if channels == 3 else with_channels(config, channels)
+
+
+def timm_input(config: Mapping[str, Any]) -> InputConvention | None:
+    """What images a `timm_wrapper` config expects."""
+    cfg = config["pretrained_cfg"]
+    return InputConvention(mean=cfg["mean"], std=cfg["std"]) if len(cfg.get("mean") or ()) in (1, 3) else None
+
+
+def similar_names(name: str) -> str:
+    """A hint for a name that timm does not know; empty where nothing is near."""
+    import timm
+
+    names = timm.list_models(f"{name.split('.')[0]}*", pretrained=True)[:3]
+    return f" Did you mean {', '.join(names)}?" if names else ""
+
+
+def resize_timm_config(config: dict[str, Any], image_size: int) -> dict[str, Any]:
+    """A `timm_wrapper` config (as a dict) whose preprocessing ends at `image_size` pixels.
+
+    A Transformer made for one size is built for the other; its position embeddings are resampled when it is loaded.
+
+    Raises:
+        SettingsError: the network only takes its own size.
+    """
+    config = copy.deepcopy(config)
+    cfg = config["pretrained_cfg"]
+    own = cfg.get("input_size", (3, 224, 224))
+    if cfg.get("fixed_input_size") and own[1] != image_size:
+        if not takes_image_size(config["architecture"], image_size):
+            raise SettingsError(f"{config['architecture']} takes images of {own[1]} px only, not {image_size}.")
+        config["model_args"] = {**(config.get("model_args") or {}), "img_size": image_size}
+    cfg["input_size"] = [own[0], image_size, image_size]
+    for key in ("test_input_size", "test_crop_pct"):  # those belong to the old size
+        cfg.pop(key, None)
+    return config
+
+
+def takes_image_size(architecture: str, image_size: int) -> bool:
+    """Whether timm builds a network of fixed input size for another size."""
+    import timm
+    import torch
+
+    try:
+        with torch.device("meta"):
+            timm.create_model(architecture, img_size=image_size)
+    except Exception:  # not a network of timm, no such argument, or a size that its patches and windows do not divide
+        return False
+    return True

@@ -1,0 +1,284 @@
+"""`Trainer` for both stages: own learning rate of the kernel weights, checkpoints that hold them, collapse."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+from transformers.utils import PushInProgress
+
+from ..errors import CheckpointError, SettingsError
+from ..evaluation.bootstrap import bootstrap_intervals
+from ..export.record import record_result, record_training
+from ..export.upload import push_export
+from ..merging.kernel_table import block_statistics
+from ..modeling_medmerge import MedMergeModel
+from .checkpoints import checkpoint_problems, discard_incomplete, last_checkpoint, stopped_early
+from .training_args import KERNEL_LEARNING_RATE
+
+
+class MedMergeTrainer(Trainer):
+    """`transformers.Trainer` that knows a merge.
+
+    It takes what `Trainer` takes. Beyond it: the kernel weights have `args.kernel_learning_rate` (1e-2 with plain
+    `TrainingArguments`) and no weight decay; `checkpoint-*` folders hold the small trainable form, so that the best
+    checkpoint can be loaded again; `save_model` writes the collapsed export, never a pickle; mean and standard
+    deviation of the kernel weights stand beside every evaluation.
+
+    Example:
+        >>> import timm
+        >>> from medmerge_hf import MedMergeModel, MedMergeTrainingArguments
+        >>> model = MedMergeModel.from_sources([timm.create_model("test_resnet") for _ in range(2)], num_labels=2)
+        >>> data = [{"pixel_values": torch.rand(3, 32, 32), "labels": i % 2} for i in range(8)]
+        >>> args = MedMergeTrainingArguments(max_steps=1, use_cpu=True, disable_tqdm=True, save_strategy="no")
+        >>> _ = MedMergeTrainer(model=model, args=args, train_dataset=data).train()  # doctest: +ELLIPSIS
+        {'train_runtime': ...}
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        model = self._plain_wrapper()
+        if getattr(model, "merge", None) is None:
+            return
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.fsdp or self.args.deepspeed:
+            raise SettingsError(
+                "The merge stage cannot be sharded by FSDP or DeepSpeed: weights of (out, 1, 1, 1) split into empty "
+                "shards, and the collapse needs every tensor whole. Merge under plain DDP, then fine-tune sharded."
+            )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As `Trainer`, with a parameter group of their own for the kernel weights."""
+        made = self.optimizer is None
+        optimizer = super().create_optimizer() if model is None else super().create_optimizer(model)
+        merge = getattr(self._plain_wrapper(), "merge", None)
+        if made and merge is not None:
+            parameter = merge.source_bias
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if p is not parameter]
+            rate = getattr(self.args, "kernel_learning_rate", KERNEL_LEARNING_RATE)
+            optimizer.add_param_group({"params": [parameter], "lr": rate, "weight_decay": 0.0})
+        return optimizer
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """As `Trainer`; while the merge stage trains with the L2 penalty that the arguments ask for."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        merge = getattr(self._plain_wrapper(), "merge", None)
+        if model.training and merge is not None and (strength := getattr(self.args, "kernel_l2", 0.0)):
+            loss = loss + strength * merge.l2_penalty()
+        return (loss, outputs) if return_outputs else loss
+
+    def _plain_wrapper(self) -> Any:
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As `Trainer`, the kernel weights' figures beside those of an evaluation."""
+        model = self._plain_wrapper()
+        if getattr(model, "merge", None) is not None and any(key.startswith("eval_") for key in logs):
+            logs = {**logs, **block_statistics(*model.kernel_layout())}
+        super().log(logs, *args, **kwargs)
+
+    @contextmanager
+    def _every_image(self) -> Iterator[None]:
+        """`dataloader_drop_last` is meant for training; Trainer would leave images out of an evaluation too."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """As `Trainer`, never without the last batch."""
+        with self._every_image():
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """As `Trainer`, never without the last batch."""
+        with self._every_image():
+            return super().get_test_dataloader(*args, **kwargs)
+
+    def train(
+        self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As `Trainer`; how it was trained is noted for the model card.
+
+        Args:
+            resume_from_checkpoint: `True` for the newest checkpoint in `args.output_dir` that was written to its end,
+                or a folder. Half-written ones that a killed run left are removed.
+            args: of `Trainer.train`.
+            kwargs: of `Trainer.train`.
+
+        Raises:
+            CheckpointError: there is no whole checkpoint.
+        """
+        if getattr(self.args, "sync_batch_norm", False) and self.args.world_size > 1:
+            self._sync_batch_norm()
+        max_steps = self.args.max_steps
+        if resume_from_checkpoint:
+            resume_from_checkpoint = self._whole_checkpoint(resume_from_checkpoint)
+            if (step := stopped_early(resume_from_checkpoint)) is not None:
+                self.args.max_steps = step
+        try:
+            output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+        finally:
+            self.args.max_steps = max_steps
+        model = self._plain_wrapper()
+        if isinstance(model, MedMergeModel):
+            record_training(model.config, model.stage, self.args, self.state)
+        return output
+
+    def _sync_batch_norm(self) -> None:
+        if self.args.device.type != "cuda":
+            raise SettingsError(
+                f"sync_batch_norm works on GPUs, not on {self.args.device.type}: torch has no kernel for it there."
+            )
+        model = self._plain_wrapper()
+        model.network = convert_sync_batchnorm(model.network)
+        if model.merging:
+            model.merged_network.bind(model.network)
+
+    def _whole_checkpoint(self, asked: str | bool | os.PathLike[str]) -> str:
+        folder = Path(self.args.output_dir)
+        found = last_checkpoint(folder) if asked is True else Path(asked)  # type: ignore[arg-type]
+        problems = ["there is none"] if found is None else checkpoint_problems(found)
+        if problems:
+            raise CheckpointError(
+                f"No run can be resumed from {found or folder}: {'; '.join(problems)}. The last whole checkpoint is "
+                f"{last_checkpoint(folder)}; without resume_from_checkpoint the run starts anew."
+            )
+        with self.args.main_process_first(desc="discard half-written checkpoints"):
+            if self.args.should_save:
+                discard_incomplete(folder)
+        return str(found)
+
+    def record_results(self, dataset: Any, split: str = "test", resamples: int = 1000) -> dict[str, dict[str, float]]:
+        """Evaluate, with 95 % intervals (bootstrap over images), and note the figures for the model card.
+
+        Args:
+            dataset: as `evaluate` takes it.
+            split: what the card calls these images.
+            resamples: of the bootstrap.
+
+        Returns:
+            Figure of `compute_metrics` -> `value`, `low`, `high`.
+        """
+        if self.compute_metrics is None:
+            raise SettingsError("record_results needs a trainer with compute_metrics=make_compute_metrics(...).")
+        output = self.predict(dataset, metric_key_prefix=split)
+        figures = bootstrap_intervals(self.compute_metrics, output.predictions, output.label_ids, resamples)
+        record_result(self._plain_wrapper().config, split, len(output.label_ids), figures, resamples)
+        return figures
+
+    def collapse(self) -> MedMergeModel:
+        """End the merge stage: one plain network, BatchNorm statistics estimated on the training images.
+
+        A new trainer (or this one again) then fine-tunes it.
+
+        Returns:
+            The model, collapsed.
+        """
+        model: MedMergeModel = self._plain_wrapper()
+        set_seed(self.args.seed)  # order and augmentation of these images must not depend on whether a run was resumed
+        model.collapse(self.get_train_dataloader())
+        self.optimizer = self.lr_scheduler = None
+        return model
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        model = self._plain_wrapper()
+        if not isinstance(model, MedMergeModel):
+            super()._save(output_dir, state_dict)
+            return
+        if not self.args.should_save:
+            return
+        output_dir = output_dir if output_dir is not None else self.args.output_dir
+        checkpoint = Path(output_dir).name.startswith(PREFIX_CHECKPOINT_DIR)
+        model.save_pretrained(output_dir, state_dict=state_dict, collapse=not (model.merging and checkpoint))
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(output_dir)
+
+    # The Hub
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """As `Trainer`; refuses strategies that upload optimizer states, since those are pickles."""
+        if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            raise SettingsError(
+                f"hub_strategy={self.args.hub_strategy.value!r} uploads optimizer states, which are pickles. Take "
+                "'end' or 'every_save'; checkpoints stay on this machine."
+            )
+        super().init_hf_repo(*args, **kwargs)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Save the export to `output_dir` and upload it, alone, as [`MedMergeModel.push_to_hub`] does.
+
+        Args:
+            commit_message: first line.
+            blocking: `False` uploads in the background.
+            token: instead of `args.hub_token`.
+            revision: branch; `args.hub_revision` by default.
+            private: whether a repository made here is; `args.hub_private_repo` by default.
+            kwargs: `tags` for the card. What else `Trainer.create_model_card` takes (`dataset`, `finetuned_from`, ...)
+                this card has from the merge itself.
+
+        Returns:
+            `CommitInfo`, or a `Future` of it; `None` on processes that do not write.
+        """
+        if not isinstance(self._plain_wrapper(), MedMergeModel):
+            return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if private is not None:
+            self.args.hub_private_repo = private
+        token = token or self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        return push_export(
+            self.args.output_dir,
+            self.hub_model_id,
+            token=token,
+            revision=revision or getattr(self.args, "hub_revision", None),
+            commit_message=commit_message,
+            run_as_future=not blocking,
+            tags=[tags] if isinstance(tags := kwargs.get("tags") or [], str) else tags,
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """`hub_strategy="every_save"`: an export of now goes up in the background."""
+        model = self._plain_wrapper()
+        if not isinstance(model, MedMergeModel):
+            super()._push_from_checkpoint(checkpoint_folder)
+            return
+        running = getattr(self, "push_in_progress", None)
+        busy = running is not None and not running.is_done()
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        if busy and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self._finish_current_push()
+        model.save_pretrained(self.args.output_dir)
+        job = push_export(
+            self.args.output_dir,
+            self.hub_model_id,
+            token=self.args.hub_token,
+            revision=getattr(self.args, "hub_revision", None),
+            commit_message=f"Training in progress, step {self.state.global_step}",
+            run_as_future=True,
+        )
+        self.push_in_progress = PushInProgress([job])

@@ -1,0 +1,159 @@
+import dataclasses
+import re
+
+import datasets
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from tiny import network
+from transformers import TrainingArguments
+
+from medmerge_hf import (
+    MedMergeModel,
+    MedMergeTrainer,
+    MedMergeTrainingArguments,
+    make_compute_metrics,
+    single_source_model,
+)
+from medmerge_hf.data import Target
+from medmerge_hf.errors import SettingsError
+from medmerge_hf.export.model_card import render_card
+from medmerge_hf.export.record import ALWAYS, chosen_settings, record_data, record_result
+
+
+FIGURES = {"macro_f1": {"value": 0.5, "low": 0.4, "high": 0.6}, "auroc": {"value": float("nan"), "low": 0, "high": 1}}
+
+
+def trainer(model, images, folder):
+    data = [{"pixel_values": image, "labels": index % 3} for index, image in enumerate(images)]
+    arguments = TrainingArguments(str(folder), max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True)
+    return MedMergeTrainer(
+        model, arguments, train_dataset=data, eval_dataset=data, compute_metrics=make_compute_metrics(3)
+    )
+
+
+def test_a_card_of_a_merge_of_files_names_no_base_model_and_says_that_nothing_is_known(model):
+    card = ModelCard(render_card(model.config, "me/merged"))
+    assert card.data.base_model is None
+    assert card.data.get("base_model_relation") is None
+    assert (card.data.library_name, card.data.pipeline_tag, card.data.license) == (
+        "timm",
+        "image-classification",
+        "unknown",
+    )
+    assert "model-index" not in card.data.to_dict()
+    assert "Nothing was recorded" in card.text
+    assert "states no licence" in card.text
+
+
+def test_only_hub_ids_become_base_models(model):
+    model.config.sources[1] |= {"id": "timm/resnet18.a1_in1k", "revision": "a" * 40, "license": "apache-2.0"}
+    card = ModelCard(render_card(model.config, "merged"))
+    assert (card.data.base_model, card.data.base_model_relation) == (["timm/resnet18.a1_in1k"], "merge")
+    assert "a" * 12 in card.text
+
+
+def test_results_become_a_model_index_without_nan_and_of_the_last_stage(model):
+    record_result(model.config, "test", 20, {"macro_f1": {"value": 0.2, "low": 0.1, "high": 0.3}}, 50)
+    model.config.record["training"] = {"finetune": {"seed": 0}}
+    record_result(model.config, "test", 20, FIGURES, 50)
+    card = ModelCard(render_card(model.config, "me/merged"))
+    [result] = card.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_split) == ("f1", 0.5, "test")
+    assert (result.metric_args["low"], result.metric_args["high"]) == (0.4, 0.6)
+    assert "0.500 (0.400 - 0.600)" in card.text
+    assert "0.200 (0.100 - 0.300)" in card.text
+    assert "not trained alone" in card.text
+
+
+def test_training_and_results_are_noted_by_the_trainer_and_survive_the_export(model, images, tmp_path):
+    first = trainer(model, images, tmp_path)
+    first.train()
+    first.record_results(first.eval_dataset, resamples=50)
+    assert [row["after"] for row in model.config.record["results"]] == ["merged"]
+    first.collapse()
+    second = trainer(model, images, tmp_path)
+    second.train()
+    figures = second.record_results(second.eval_dataset, "validation", resamples=50)
+    again = MedMergeModel.from_pretrained(saved(model, tmp_path / "out")).config.record
+    assert list(again["training"]) == ["finetune", "merge"]
+    assert again["training"]["merge"]["steps_taken"] == 1
+    assert [(row["after"], row["split"]) for row in again["results"]] == [
+        ("merged", "test"),
+        ("fine-tuned", "validation"),
+    ]
+    assert again["results"][1]["metrics"] == figures
+    second.train()
+    assert [row["after"] for row in model.config.record["results"]] == ["merged"]  # the later ones are no longer true
+
+
+@dataclasses.dataclass
+class Taught(MedMergeTrainingArguments):
+    teachers: list[str] = dataclasses.field(default_factory=list)
+
+
+def test_the_card_prints_every_argument_that_is_not_at_its_default_and_no_place(model, images, tmp_path):
+    data = [{"pixel_values": image, "labels": index % 3} for index, image in enumerate(images)]
+    own = {"kernel_l2": 2.5, "adam_beta2": 0.95, "remove_unused_columns": False, "save_total_limit": 0}
+    quiet = {"output_dir": str(tmp_path), "max_steps": 1, "use_cpu": True, "disable_tqdm": True, "logging_steps": 7}
+    places = {"teachers": [str(tmp_path / "teacher.safetensors")], "run_name": "mine"}
+    arguments = Taught(**own, **quiet, **places)
+    MedMergeTrainer(model, arguments, train_dataset=data).train()
+    rows = dict(re.findall(r"^\| (\w+) +\| (.*?) +\|$", render_card(model.config, "merged"), flags=re.M))
+    assert {name: rows[name] for name in own} == {name: str(value) for name, value in own.items()}
+    assert rows["max_steps"] == "1"
+    assert rows["kernel_learning_rate"] == "0.01"
+    assert rows["teachers"] == "['teacher.safetensors']"
+    assert not {"output_dir", "run_name", "logging_steps", "disable_tqdm", "bf16", "adam_beta1"} & rows.keys()
+
+
+def test_defaults_are_not_on_the_card(tmp_path):
+    plain = chosen_settings(TrainingArguments(str(tmp_path), use_cpu=True))
+    assert plain.keys() == {*ALWAYS, "use_cpu", "dataloader_pin_memory"} - {"kernel_learning_rate"}
+
+
+def saved(model, folder):
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_results_need_metrics(model, images, tmp_path):
+    bare = trainer(model, images, tmp_path)
+    bare.compute_metrics = None
+    with pytest.raises(SettingsError, match="compute_metrics"):
+        bare.record_results(bare.eval_dataset)
+
+
+def test_the_data_table_keeps_the_order_of_splits_and_classes(model):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ill", "a|b"])})
+    rows = datasets.Dataset.from_dict({"image": [Image.new("L", (4, 4))] * 3, "label": [0, 1, 1]}, features=features)
+    target = Target({"validation": rows, "train": rows})
+    target.name = "scans"
+    record_data(model.config, target)
+    text = render_card(model.config, "merged")
+    assert text.index("| train ") < text.index("| validation ")
+    assert "| ill | a\\|b | all |" in text
+
+
+def test_a_source_trained_alone_has_a_card_too(tmp_path, images):
+    torch.manual_seed(0)
+    model = single_source_model(network(0), num_labels=3, image_size=32)
+    folder = saved(model, tmp_path / "alone")
+    assert "fine-tuned from one pretrained checkpoint" in (folder / "README.md").read_text()
+    assert "The merge" not in (folder / "README.md").read_text()
+    again = MedMergeModel.from_pretrained(folder)
+    with torch.no_grad():
+        assert torch.allclose(again(images).logits, model.eval()(images).logits, atol=1e-5)
+
+
+def test_a_card_that_somebody_else_wrote_stays(model, tmp_path, caplog):
+    (tmp_path / "README.md").write_text("# My project")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project"
+    assert "stays as it is" in caplog.text
+    model.save_pretrained(tmp_path / "new")
+    first = (tmp_path / "new" / "README.md").read_text()
+    torch.nn.init.zeros_(model.merge.source_bias)
+    model.save_pretrained(tmp_path / "new")
+    assert (tmp_path / "new" / "README.md").read_text() != first
