@@ -2,7 +2,7 @@
 
 A *group* is a set of channels that one permutation reorders. An axis of a tensor is a list of *atoms*: group and
 `inner`, the number of consecutive entries that move with each of its channels (the head size where attention heads are
-permuted). Axes are found to be equal while a network is traced ([`channel_trace`]); a group may then turn out to be made of
+permuted). Axes are found to be equal while a network is traced ([`channel_trace`]); a group may then be made of
 others (a concatenation, heads), or not to be free at all.
 """
 

@@ -3,8 +3,8 @@
 A hidden channel has no name: networks of different initialisations hold similar features in different places.
 *Weight matching* (Git Re-Basin, arXiv 2209.04836) pairs channels whose weights are alike, *activation matching* (Li et
 al., arXiv 1511.07543; REPAIR, arXiv 2211.08403) those that respond alike to the target's images; both solve a linear
-assignment for each group of channels that [`channel_trace`] finds. The permuted network computes the same function, which is
-checked.
+assignment for each group of channels that [`channel_trace`] finds. The permuted network computes the same function,
+which is checked.
 """
 
 import copy
