@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .channel_groups import Axis, Permutations, _assign
+from .channel_groups import Axis, Permutations, assign
 from .channel_trace import Trace
 
 
@@ -46,7 +46,7 @@ def match_activations(
                 likeness[group] += _correlation(ours[name], theirs[name], axis, dim, group, found.groups.sizes)
     # Channels that never respond are like no other: where nothing says more, a channel keeps its place.
     kept = {g: matrix + TIE * torch.eye(len(matrix)) for g, matrix in likeness.items()}
-    return {g: _assign(matrix, torch.arange(len(matrix)))[0] for g, matrix in kept.items()}
+    return {g: assign(matrix, torch.arange(len(matrix)))[0] for g, matrix in kept.items()}
 
 
 # Results of these say what a channel means; those of others are the same again, or raw sums.
@@ -73,7 +73,7 @@ def _watched(found: Trace) -> dict[int, list[tuple[str, int]]]:
 
 
 class _Recorder(torch.fx.Interpreter):
-    """RunStore a traced network and keeps copies of some intermediate results; in-place operations overwrite them."""
+    """Runs a traced network and keeps copies of some intermediate results; in-place operations overwrite them."""
 
     def __init__(self, module: Any, names: set[str]) -> None:
         super().__init__(module)

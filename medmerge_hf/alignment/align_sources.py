@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import SettingsError, StateError
+from ..errors import AlignmentError, SettingsError, StateError
 from ..merging.merged_network import MergedNetwork
 from ..networks.backbone import backbone_prefix
-from ..networks.build import input_shape
+from ..networks.build import architecture_name, input_shape
 from .channel_trace import Trace, trace
 from .permutations import ALIGNMENTS, Alignment, align, apply_permutation
 
@@ -39,8 +39,14 @@ def align_sources(merged: MergedNetwork, method: Alignment, images: Any = None) 
     if method == "activations" and images is None:
         raise SettingsError("align='activations' compares what channels respond to: give images of the target.")
     batches = _example(merged) if images is None else _batches(images)
-    found = trace(merged.network, batches[0])
-    permutations = align(merged.network, found, merged.source_tensors(), method, batches)
+    try:
+        found = trace(merged.network, batches[0])
+        permutations = align(merged.network, found, merged.source_tensors(), method, batches)
+    except (IndexError, KeyError, RuntimeError, TypeError) as error:  # a graph that the rules do not foresee
+        raise AlignmentError(
+            f"The channels of {architecture_name(merged.network)} cannot be followed ({type(error).__name__}: "
+            f"{error}). Merge it with align=None."
+        ) from error
     permute_sources(merged, torch.stack(permutations), found)
 
 

@@ -34,7 +34,7 @@ def _convolution(tracer: Any, node: Node) -> Axes | None:
     given, weight = tracer.axes[node.args[0]], tracer.axes[node.args[1]]
     channels, (out, *_) = _shape(node.args[0])[1], _shape(node.args[1])
     split = _argument(node, 6, "groups", 1)
-    for axis in weight[2:]:
+    for axis in (given[0], *given[2:], *weight[2:]):
         groups.fix(axis)
     if split == 1:
         groups.unify(given[1], weight[1])
@@ -115,12 +115,15 @@ def _elementwise(tracer: Any, node: Node) -> Axes:
 
 def _pool(tracer: Any, node: Node) -> Axes:
     given = tracer.axes[node.args[0]]
+    for axis in given[2:]:
+        tracer.groups.fix(axis)
     return [*given[:2], *[None] * (len(given) - 2)]
 
 
 def _reduce(tracer: Any, node: Node) -> Axes:
     given = tracer.axes[node.args[0]]
-    dims = _argument(node, 1, "dim", list(range(len(given))))
+    dims = _argument(node, 1, "dim")
+    dims = list(range(len(given))) if dims is None or dims == [] else dims
     gone = {dim % len(given) for dim in ([dims] if isinstance(dims, int) else dims)}
     if len(_shape(node)) == len(given):
         return [None if place in gone else axis for place, axis in enumerate(given)]
@@ -289,8 +292,9 @@ def _attention(tracer: Any, node: Node) -> Axes | None:
     batch = _leading(tracer, (query, key, value), len(axes[0]) - 2)
     mask = _argument(node, 3, "attn_mask")
     if isinstance(mask, Node) and len(tracer.axes[mask]) > 2:
-        for axis, other in zip(reversed(batch), reversed(tracer.axes[mask][:-2]), strict=False):
-            if other is not None:
+        sizes = reversed(_shape(mask)[:-2])
+        for axis, other, size in zip(reversed(batch), reversed(tracer.axes[mask][:-2]), sizes, strict=False):
+            if size != 1:  # a mask of its own for each head: heads move with it, or not at all
                 tracer.groups.unify(axis, other)
     return [*batch, axes[0][-2], axes[2][-1]]
 

@@ -20,6 +20,10 @@ Atom = tuple[int, int]
 Axis = list[Atom] | None
 
 
+# Group -> permutation: its entry i is the source's channel that takes the anchor's place i.
+Permutations = dict[int, Tensor]
+
+
 class ChannelGroups:
     """Groups of channels, merged and refined as a trace goes on.
 
@@ -69,17 +73,18 @@ class ChannelGroups:
             self.fix(one)
             self.fix(other)
             return
-        left, right = list(self.resolve(one) or []), list(self.resolve(other) or [])
+        left, right = one, other
         while left and right:
+            # A step may have refined a group that stands further on too, as in a concatenation of a group with itself.
+            left, right = self.resolve(left) or [], self.resolve(right) or []
             (a, inner_a), (b, inner_b) = left[0], right[0]
             size_a, size_b = self.sizes[a] * inner_a, self.sizes[b] * inner_b
             if (a, inner_a) == (b, inner_b) or (size_a == size_b and self._join(a, inner_a, b, inner_b)):
-                left.pop(0), right.pop(0)
-            elif size_a > size_b and self._cut(a, inner_a, size_b):
-                left = [*(self.resolve([left[0]]) or []), *left[1:]]
-            elif size_b > size_a and self._cut(b, inner_b, size_a):
-                right = [*(self.resolve([right[0]]) or []), *right[1:]]
-            else:
+                left, right = left[1:], right[1:]
+            elif not (
+                (size_a > size_b and self._cut(a, inner_a, size_b))
+                or (size_b > size_a and self._cut(b, inner_b, size_a))
+            ):
                 self.fix(left)
                 self.fix(right)
                 return
@@ -183,11 +188,13 @@ def reorder(axis: Axis, permutations: Mapping[int, Tensor], sizes: Sequence[int]
     return torch.cat(parts)
 
 
-# Group -> permutation: its entry i is the source's channel that takes the anchor's place i.
-Permutations = dict[int, Tensor]
+def assign(likeness: Tensor, current: Tensor) -> tuple[Tensor, float]:
+    """The permutation that pairs channels of the greatest likeness, and what it gains over the one there was.
 
-
-def _assign(likeness: Tensor, current: Tensor) -> tuple[Tensor, float]:
+    Args:
+        likeness: `[n, n]`, the anchor's channels against the source's.
+        current: `[n]`, a permutation.
+    """
     from scipy.optimize import linear_sum_assignment
 
     rows = torch.arange(len(current))

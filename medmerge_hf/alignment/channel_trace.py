@@ -1,7 +1,7 @@
 """Follow a network's channels from one parameter to the next (torch only).
 
 The network is exported to ATen operations, whatever library wrote it, and each operation says which axes of what it
-takes are axes of what it gives ([`operations`]). One that is not known there fixes the channels that go into it: fewer
+takes are axes of what it gives ([`aten_rules`]). One that is not known there fixes the channels that go into it: fewer
 can be permuted then, but none wrongly.
 """
 
@@ -26,14 +26,12 @@ class Trace:
         groups: all groups.
         axes: name of a parameter or buffer -> its axes.
         nodes: name of an intermediate result -> its axes, those with free channels alone.
-        output: axes of the features (the first linear layer's input, where the network ends in one, or its output).
         program: what was traced, to run again with other weights.
     """
 
     groups: ChannelGroups
     axes: dict[str, Axes]
     nodes: dict[str, Axes]
-    output: Axes
     program: Any
 
     def free(self) -> list[int]:
@@ -92,13 +90,13 @@ class _Tracer:
         self.program = program
         self.groups = ChannelGroups()
         self.axes: dict[Node, Any] = {}
-        self.last_linear: Node | None = None
 
     def run(self) -> Trace:
-        names = {
-            **self.program.graph_signature.inputs_to_parameters,
-            **self.program.graph_signature.inputs_to_buffers,
-        }
+        signature = self.program.graph_signature
+        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        # A table of coordinates, say: it is in no checkpoint, so nobody permutes it.
+        unsaved = set(getattr(signature, "non_persistent_buffers", ()))
+        names = {name: tensor for name, tensor in names.items() if tensor not in unsaved}
         tensors: dict[str, Axes] = {}
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
@@ -121,13 +119,9 @@ class _Tracer:
                 found.append(None if axis is None or all(g in self.groups.fixed for g, _ in axis) else axis)
             return found
 
-        last = self.last_linear
-        output = resolved(self.axes[last.args[0]]) if last is not None else []  # type: ignore[index]
         nodes = {n.name: resolved(axes) for n, axes in self.axes.items() if n.op == "call_function" and _plain(axes)}
         nodes = {name: axes for name, axes in nodes.items() if any(axes)}
-        return Trace(
-            self.groups, {name: resolved(axes) for name, axes in tensors.items()}, nodes, output, self.program
-        )
+        return Trace(self.groups, {name: resolved(axes) for name, axes in tensors.items()}, nodes, self.program)
 
     def _placeholder(self, node: Node, owned: bool) -> Axes:
         value = node.meta["val"]
@@ -141,8 +135,6 @@ class _Tracer:
             inner = self.axes[node.args[0]]  # type: ignore[index]
             return inner[node.args[1]] if inner else []
         name = target.__name__.split(".")[0].removeprefix("_").rstrip("_")  # type: ignore[union-attr]
-        if name == "linear":
-            self.last_linear = node
         rule = RULES.get(name)
         found = rule(self, node) if rule is not None else None
         if found is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .channel_groups import Permutations, _assign, reorder
+from .channel_groups import Permutations, assign, reorder
 from .channel_trace import Trace
 
 
@@ -37,7 +37,7 @@ def match_weights(anchor: Mapping[str, Tensor], source: Mapping[str, Tensor], fo
         now, waiting = waiting, set()
         for group in (group for group in places if group in now):
             likeness = _weight_likeness(group, places[group], anchor, source, found, permutations)
-            better, gain = _assign(likeness, permutations[group])
+            better, gain = assign(likeness, permutations[group])
             if gain > LEAST_GAIN * float(likeness.abs().max()) * len(better):
                 permutations[group] = better
                 waiting |= beside[group]

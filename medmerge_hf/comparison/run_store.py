@@ -1,4 +1,4 @@
-"""RunStore that are kept by their settings: predictions, figures and, for soups, weights. None is trained twice."""
+"""Runs that are kept by their settings: predictions, figures and, for soups, weights. None is trained twice."""
 
 import dataclasses
 import hashlib

@@ -16,6 +16,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """sha256 over names and values, in the order of the names: two equal state dicts have the same.
 
     Example:
+        >>> import torch
         >>> fingerprint({"weight": torch.zeros(2)})[:8]
         '3688caee'
     """

@@ -9,7 +9,7 @@ from medmerge_hf import MedMergeModel
 from medmerge_hf.alignment.activation_matching import match_activations
 from medmerge_hf.alignment.channel_groups import ChannelGroups, reorder
 from medmerge_hf.alignment.channel_trace import trace
-from medmerge_hf.alignment.permutations import check_permutation, permute
+from medmerge_hf.alignment.permutations import align, check_permutation, permute
 from medmerge_hf.alignment.weight_matching import match_weights
 from medmerge_hf.errors import AlignmentError, SettingsError, StateError
 from medmerge_hf.networks.features import feature_difference
@@ -145,8 +145,98 @@ def test_a_wrong_trace_is_noticed():
     network, images, found, tensors = parts("resnet")
     order = shuffled(found)
     found.axes["bn1.running_mean"] = [None]
-    with pytest.raises(AlignmentError, match="would compute other features"):
+    with pytest.raises(AlignmentError, match="would compute other logits"):
         check_permutation(network, tensors, found, order, images[:2])
+
+
+def test_a_permutation_that_is_a_little_wrong_is_noticed():
+    network = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.Flatten(), nn.Linear(64, 2))
+    images, tensors = torch.randn(2, 3, 4, 4), network.state_dict()
+    with torch.no_grad():  # two channels that are nearly the same: mixing them up costs little
+        for name in ("0.weight", "0.bias"):
+            tensors[name][1] = tensors[name][0] * (1 + 1e-5)
+    found = trace(network, images)
+    order = {found.axes["0.weight"][0][0][0]: torch.tensor([1, 0, 2, 3, 4, 5])}
+    assert check_permutation(network, tensors, found, order, images) < 1e-12
+    found.axes["2.weight"] = [found.axes["2.weight"][0], None, None, None]
+    with pytest.raises(AlignmentError, match="other logits"):
+        check_permutation(network, tensors, found, order, images)
+
+
+def test_a_head_of_convolutions_is_carried_along():
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = torch.randn(2, 3, 8, 8)
+    found = trace(network, images)
+    body = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("0.")}
+    assert check_permutation(network, body, found, shuffled(found), images) < 1e-12
+
+
+def test_a_network_without_free_channels_is_refused_by_name(model):
+    class Fixed(nn.Sequential):
+        base_model_prefix = "body"
+
+        def forward(self, images):
+            return self[1](torch.cumsum(self[0](images), dim=1).mean((2, 3)))
+
+    network = Fixed(nn.Conv2d(3, 6, 1), nn.Linear(6, 2))
+    images = torch.randn(2, 3, 4, 4)
+    with pytest.raises(AlignmentError, match=r"No channels of Fixed"):
+        align(network, trace(network, images), [{}, {}], "weights", [images])
+
+
+class Twice(nn.Module):
+    """A group beside itself, and a sum that joins it with another."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 8, 1)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, images):
+        once = self.one(images)
+        return self.head((torch.cat([once, once], 1) + self.two(images)).mean((2, 3)))
+
+
+class Windows(nn.Module):
+    """Channels that pass through the batch axis of a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(1, 2, 3), nn.Linear(8, 2)
+
+    def forward(self, images):
+        hidden = self.one(images)
+        count, channels, *size = hidden.shape
+        apart = self.two(hidden.reshape(count * channels, 1, *size)).mean((2, 3))
+        return self.head(apart.reshape(count, channels * 2))
+
+
+class Masked(nn.Module):
+    """Attention with a constant mask of its own for every head."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.head = nn.Linear(12, 36), nn.Linear(12, 2)
+        self.stem = nn.Conv2d(3, 12, 4, 4)
+        self.register_buffer("slope", torch.arange(3.0).reshape(1, 3, 1, 1) + 1)
+        self.register_buffer("table", torch.randn(1, 4, 12), persistent=False)
+
+    def forward(self, images):
+        tokens = self.stem(images).flatten(2).transpose(1, 2) + self.table
+        count, length, width = tokens.shape
+        q, k, v = self.qkv(tokens).reshape(count, length, 3, 3, width // 3).permute(2, 0, 3, 1, 4).unbind(0)
+        mask = torch.ones(1, 3, length, length) * torch.tensor([1.0, 2.0, 3.0]).reshape(1, 3, 1, 1)
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.head(seen.transpose(1, 2).reshape(count, length, width).mean(1))
+
+
+@pytest.mark.parametrize("kind", [Twice, Windows, Masked])
+def test_what_the_rules_leave_free_may_be_permuted(kind):
+    torch.manual_seed(0)
+    network, images = kind().eval(), torch.randn(2, 3, 8, 8)
+    found = trace(network, images)
+    for seed in range(3):
+        assert check_permutation(network, network.state_dict(), found, shuffled(found, seed), images) < 1e-12
 
 
 def test_an_unknown_operation_fixes_its_channels_and_no_others():

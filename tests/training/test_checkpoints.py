@@ -1,4 +1,4 @@
-"""RunStore that are killed end as those that are not."""
+"""Runs that are killed end as those that are not."""
 
 import shutil
 import subprocess
