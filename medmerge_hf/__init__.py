@@ -20,7 +20,7 @@ _NAMES = {
     "SourceReference": "sources.reference",
     "inspect_sources": "inspection",
     "load_target": "data",
-    "make_compute_metrics": "evaluation.metrics",
+    "make_compute_metrics": "evaluation.compute_metrics",
     "recalibrate_batch_norm": "networks.batch_norm",
     "resolve_preprocessing": "networks.preprocessing",
     "single_source_model": "training.single_source",
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .configuration_medmerge import MedMergeConfig as MedMergeConfig
     from .data import ImageDataset as ImageDataset
     from .data import load_target as load_target
-    from .evaluation.metrics import make_compute_metrics as make_compute_metrics
+    from .evaluation.compute_metrics import make_compute_metrics as make_compute_metrics
     from .inspection import inspect_sources as inspect_sources
     from .modeling_medmerge import MedMergeModel as MedMergeModel
     from .networks.batch_norm import recalibrate_batch_norm as recalibrate_batch_norm

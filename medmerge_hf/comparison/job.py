@@ -2,16 +2,17 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import expit, softmax
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 from ..data import ImageDataset
-from ..evaluation.metrics import sigmoid, softmax
 from ..modeling_medmerge import MedMergeModel
 from ..networks.batch_norm import recalibrate_batch_norm
 from ..runs.build import make_model, make_single, target_images
@@ -98,7 +99,7 @@ class Job:
         transform = eval_transform(trainer.model)
         splits = [split for split in splits if split in self.target]
         found = {split: trainer.predict(ImageDataset(self.target[split], transform)) for split in splits}
-        link = sigmoid if self.target.multi_label else softmax
+        link = expit if self.target.multi_label else functools.partial(softmax, axis=1)
         probabilities = {split: link(output.predictions) for split, output in found.items()}
         labels = {split: np.asarray(output.label_ids) for split, output in found.items()}
         names = self.target.classes

@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import SettingsError
+from .compute_metrics import ComputeMetrics
+from .predictions import resample_draws
+
 
 RESAMPLES = 10_000
 
@@ -84,9 +88,10 @@ def bootstrap_intervals(
     It tells how far a figure would move with other test images, not with other seeds of the training.
 
     Args:
-        compute: figures from `(logits, labels)`, see [`make_compute_metrics`].
+        compute: figures from `(logits, labels)`. Those of [`make_compute_metrics`] are computed of all resamples at
+            once, any others of one after the other.
         logits: `[N, K]`.
-        labels: `[N]`.
+        labels: `[N]`, or `[N, K]` of several labels.
         resamples: how often N images are drawn with replacement.
         level: of the interval.
         seed: of the draws.
@@ -94,18 +99,29 @@ def bootstrap_intervals(
     Returns:
         Figure -> `value`, `low`, `high`. Resamples in which a figure is not defined are left out.
 
+    Raises:
+        SettingsError: there is no image, or no resample.
+
     Example:
+        >>> from medmerge_hf import make_compute_metrics
         >>> compute = make_compute_metrics(2)
         >>> logits, labels = np.eye(2)[[0, 1, 1, 0] * 5], np.array([0, 1, 0, 0] * 5)
         >>> bootstrap_intervals(compute, logits, labels)["accuracy"]
         {'value': 0.75, 'low': 0.55, 'high': 0.95}
     """
-    draws = np.random.default_rng(seed).integers(len(labels), size=(resamples, len(labels)))
-    found = [compute((logits[draw], labels[draw])) for draw in draws]
+    if not len(labels) or resamples < 1:
+        raise SettingsError(
+            f"Bootstrap intervals need an image and a resample at least, not {len(labels)}, {resamples}."
+        )
+    draws = resample_draws(len(labels), resamples, seed)
+    if isinstance(compute, ComputeMetrics):
+        found = compute.resampled(logits, labels, draws)
+    else:
+        figures = [compute((logits[draw], labels[draw])) for block in draws for draw in block]
+        found = {name: np.array([one[name] for one in figures], dtype=float) for name in figures[0]}
     intervals = {}
     for name, value in compute((logits, labels)).items():
-        values = np.array([figures[name] for figures in found], dtype=float)
-        values = values[np.isfinite(values)]
+        values = found[name][np.isfinite(found[name])]
         ends = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else [math.nan, math.nan]
         intervals[name] = {"value": float(value), "low": float(ends[0]), "high": float(ends[1])}
     return intervals

@@ -1,160 +1,82 @@
-"""Metrics of image classification as `evaluate.Metric`s over scikit-learn.
+"""Every figure by which predictions are judged, one registered function each.
 
-`evaluate.load` fetches a script from the Hub; these need no network.
+Trainers, bootstrap, comparison, tables and model cards take their figures, names and titles from [`METRICS`].
 """
 
-import functools
-import logging
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
-import datasets
-import evaluate
 import numpy as np
-from sklearn import metrics as sk
 
-
-logger = logging.getLogger(__name__)
-
-
-class _ClassMetric(evaluate.Metric):
-    """A figure from predicted and true classes."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
-        return evaluate.MetricInfo(
-            description=type(self).__doc__ or "",
-            citation="",
-            inputs_description="predictions and references: class indices",
-            features=features,
-        )
-
-
-class MacroF1(_ClassMetric):
-    """F1 averaged over all classes, each counting the same."""
-
-    def _compute(self, predictions: Any, references: Any, labels: Any = None) -> dict[str, float]:
-        score = sk.f1_score(references, predictions, labels=labels, average="macro", zero_division=0)
-        return {"macro_f1": float(score)}
-
-
-class BalancedAccuracy(_ClassMetric):
-    """Recall averaged over the classes that occur."""
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {
-            "balanced_accuracy": float(
-                sk.recall_score(references, predictions, labels=np.unique(references), average="macro")
-            )
-        }
-
-
-class Accuracy(_ClassMetric):
-    """Share of images that are classified correctly."""
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"accuracy": float(sk.accuracy_score(references, predictions))}
-
-
-class AUROC(evaluate.Metric):
-    """Area under the ROC curve; with more than two classes one against the rest, averaged over the classes."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        scores = datasets.Sequence(datasets.Value("float64"))
-        return evaluate.MetricInfo(
-            description=type(self).__doc__ or "",
-            citation="",
-            inputs_description="prediction_scores: class probabilities; references: class indices",
-            features=datasets.Features({"prediction_scores": scores, "references": datasets.Value("int64")}),
-        )
-
-    def _compute(self, prediction_scores: Any, references: Any) -> dict[str, float]:
-        area = macro_auroc(np.asarray(prediction_scores), np.asarray(references))
-        if np.isnan(area):
-            _warn_missing_class()
-        return {"auroc": area}
-
-
-@functools.cache
-def _warn_missing_class() -> None:
-    logger.warning("AUROC is NaN where some classes do not occur among the images.")
-
-
-def macro_auroc(scores: np.ndarray, references: np.ndarray) -> float:
-    """Area under the ROC curve of each class against the rest, averaged; NaN where a class does not occur.
-
-    Args:
-        scores: `[N, K]` probabilities.
-        references: `[N]` classes.
-    """
-    positive = references[:, None] == np.arange(scores.shape[1])
-    if (positive.all(axis=0) | ~positive.any(axis=0)).any():
-        return float("nan")
-    return float(sk.roc_auc_score(positive, scores, average="macro"))
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities `[N, K]` from logits `[N, K]`."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probability of each of several labels."""
-    return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
-
-
-def make_compute_metrics(num_labels: int, multi_label: bool = False) -> Callable[[Any], dict[str, float]]:
-    """The `compute_metrics` of a `Trainer`: macro F1, balanced accuracy, accuracy, AUROC.
-
-    Args:
-        num_labels: K; a class that does not occur counts with F1 = 0.
-        multi_label: an image may have several labels: each is a task of two classes (a probability from 0.5 on is
-            yes), and figures are averaged over the labels.
-
-    Returns:
-        A function of `(logits [N, K], labels [N])`.
-
-    Example:
-        >>> compute = make_compute_metrics(2)
-        >>> compute((np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0, 1])))
-        {'macro_f1': 1.0, 'balanced_accuracy': 1.0, 'accuracy': 1.0, 'auroc': 1.0}
-    """
-    if multi_label:
-        return _metrics_of_multi_label
-    f1, balanced, accuracy, auroc = MacroF1(), BalancedAccuracy(), Accuracy(), AUROC()
-
-    def compute(prediction: Any) -> dict[str, float]:
-        logits, references = prediction
-        classes = logits.argmax(axis=1)
-        # _compute, since compute() takes its arguments through Arrow files: too slow for a bootstrap.
-        return {
-            **f1._compute(classes, references, labels=list(range(num_labels))),
-            **balanced._compute(classes, references),
-            **accuracy._compute(classes, references),
-            **auroc._compute(softmax(logits), references),
-        }
-
-    return compute
-
-
-def _metrics_of_multi_label(prediction: Any) -> dict[str, float]:
-    logits, references = np.asarray(prediction[0]), np.asarray(prediction[1]) >= 0.5
-    chosen = logits >= 0
-    recalls = [sk.recall_score(references == side, chosen == side, average=None, zero_division=0) for side in (1, 0)]
-    both = references.any(0) & ~references.all(0)
-    area = sk.roc_auc_score(references, sigmoid(logits), average="macro") if both.all() else float("nan")
-    return {
-        "macro_f1": float(sk.f1_score(references, chosen, average="macro", zero_division=0)),
-        "balanced_accuracy": float(np.mean(recalls)),
-        "accuracy": float((references == chosen).mean()),
-        "auroc": float(area),
-    }
+from .predictions import Predictions, Resamples, ratio
 
 
 SPECIFICITY = 0.9
 
 BINS = 15
+
+Task = Literal["any", "classes", "grades"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A figure of predictions.
+
+    Attributes:
+        name: in results and logs.
+        title: for people.
+        compute: the figure of some `Predictions`; of all `Resamples` at once, `[R]`, where it is `counted`.
+        hub_name: of the metric on the Hub.
+        training: it stands beside every evaluation of a trainer and, with its interval, on the model card.
+        counted: it is made of counts alone.
+        task: where it is defined: everywhere, where an image has one class, or where the classes are grades.
+    """
+
+    name: str
+    title: str
+    compute: Callable[[Any], Any]
+    hub_name: str
+    training: bool = False
+    counted: bool = False
+    task: Task = "any"
+
+    def value(self, seen: Predictions) -> float:
+        """The figure; NaN where it is not defined."""
+        if not self.counted:
+            return float(self.compute(seen))
+        return float(self.compute(Resamples(seen, np.ones((1, len(seen)))))[0])
+
+    def values(self, drawn: Resamples) -> np.ndarray:
+        """The figure of each resample, `[R]`."""
+        if self.counted:
+            return self.compute(drawn)
+        return np.array([self.value(drawn.seen.repeated(counts.astype(int))) for counts in drawn.counts])
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def metric(name: str, title: str, hub_name: str = "", **about: Any) -> Callable[[Callable[[Any], Any]], Any]:
+    """Register a function as a figure.
+
+    Args:
+        name: in results and logs.
+        title: for people.
+        hub_name: of the metric on the Hub; the same by default.
+        about: what else a [`Metric`] says of itself.
+    """
+
+    def register(compute: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        METRICS[name] = Metric(name, title, compute, hub_name or name, **about)
+        return compute
+
+    return register
+
+
+def training_metrics() -> list[Metric]:
+    """The figures that stand beside every evaluation of a trainer."""
+    return [found for found in METRICS.values() if found.training]
 
 
 def all_scores(probabilities: Any, labels: Any, ordered: bool = False) -> dict[str, float]:
@@ -162,76 +84,97 @@ def all_scores(probabilities: Any, labels: Any, ordered: bool = False) -> dict[s
 
     Args:
         probabilities: `[N, K]`.
-        labels: `[N]` classes, or `[N, K]` of several labels, whose figures are averaged (no `ece`).
-        ordered: whether the classes are grades, for the quadratic weighted kappa.
+        labels: `[N]` classes, or `[N, K]` of several labels, whose figures are averaged.
+        ordered: whether the classes are grades.
 
     Returns:
-        `macro_f1`, `balanced_accuracy`, `accuracy`, `auroc`, `sensitivity` (at a specificity of 0.9, one class against
-        the rest, averaged), `ece`, `brier`, and `qwk` where the classes are ordered.
+        Name -> figure, of all [`METRICS`] that are defined for this task.
 
     Example:
         >>> found = all_scores(np.eye(2)[[0, 1, 1]], np.array([0, 1, 1]), ordered=True)
         >>> found["macro_f1"], found["qwk"], found["ece"], found["brier"]
         (1.0, 1.0, 0.0, 0.0)
     """
-    probabilities, labels = np.asarray(probabilities, dtype=float), np.asarray(labels)
-    if labels.ndim == 2:
-        return _scores_of_multi_label(probabilities, labels)
-    predicted, classes = probabilities.argmax(1), np.arange(probabilities.shape[1])
-    found = {
-        "macro_f1": sk.f1_score(labels, predicted, labels=classes, average="macro", zero_division=0),
-        "balanced_accuracy": sk.recall_score(labels, predicted, labels=np.unique(labels), average="macro"),
-        "accuracy": sk.accuracy_score(labels, predicted),
-        "auroc": macro_auroc(probabilities, labels),
-        "sensitivity": sensitivity_at(probabilities, labels),
-        "ece": calibration_error(probabilities, labels),
-        "brier": np.square(probabilities - np.eye(len(classes))[labels]).sum(1).mean(),
-    }
-    if ordered:
-        found["qwk"] = sk.cohen_kappa_score(labels, predicted, labels=classes, weights="quadratic")
-    return {name: float(value) for name, value in found.items()}
+    seen = Predictions.of_probabilities(probabilities, labels)
+    kinds = {"any"} if seen.multi_label else {"any", "classes", *(["grades"] if ordered else [])}
+    return {name: found.value(seen) for name, found in METRICS.items() if found.task in kinds}
 
 
-def _scores_of_multi_label(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    compute = make_compute_metrics(labels.shape[1], multi_label=True)
-    odds = np.log(np.clip(probabilities, 1e-12, 1 - 1e-12) / np.clip(1 - probabilities, 1e-12, 1))
-    pairs = [np.stack([1 - column, column], 1) for column in probabilities.T]
-    sensitivities = [sensitivity_at(pair, truth.astype(int)) for pair, truth in zip(pairs, labels.T, strict=True)]
-    figures = {"sensitivity": float(np.mean(sensitivities)), "brier": float(np.square(probabilities - labels).mean())}
-    return {**compute((odds, labels)), **figures}
+@metric("macro_f1", "macro F1", "f1", training=True, counted=True)
+def macro_f1(drawn: Resamples) -> np.ndarray:
+    """F1 averaged over all classes, each counting the same; 0 of one that neither occurs nor is predicted."""
+    return ratio(2 * drawn.hits, drawn.positives + drawn.named).mean(axis=1)
 
 
-def sensitivity_at(probabilities: np.ndarray, labels: np.ndarray, specificity: float = SPECIFICITY) -> float:
-    """Largest sensitivity at a specificity of at least so much, each class against the rest, averaged.
+@metric("balanced_accuracy", "balanced accuracy", training=True, counted=True)
+def balanced_accuracy(drawn: Resamples) -> np.ndarray:
+    """Recall averaged over the classes that occur; of several labels over the two sides of each."""
+    recall = ratio(drawn.hits, drawn.positives)
+    if drawn.seen.multi_label:
+        return (recall + ratio(_rejected(drawn), drawn.images - drawn.positives)).mean(axis=1) / 2
+    return recall.sum(axis=1) / (drawn.positives > 0).sum(axis=1)
 
-    Args:
-        probabilities: `[N, K]`.
-        labels: `[N]` classes.
-        specificity: from 0 to 1.
 
-    Returns:
-        NaN where a class does not occur, or nothing else does.
+@metric("accuracy", "accuracy", training=True, counted=True)
+def accuracy(drawn: Resamples) -> np.ndarray:
+    """Share of images, or of their labels, that are classified correctly."""
+    if drawn.seen.multi_label:
+        return ((drawn.hits + _rejected(drawn)) / drawn.images).mean(axis=1)
+    return drawn.hits.sum(axis=1) / drawn.images[:, 0]
+
+
+@metric("auroc", "AUROC", "roc_auc", training=True, counted=True)
+def auroc(drawn: Resamples) -> np.ndarray:
+    """Area under the ROC curve, one class against the rest, averaged; NaN where a class does not occur."""
+    return drawn.areas().mean(axis=1)
+
+
+@metric("sensitivity", f"sensitivity at specificity {SPECIFICITY}")
+def sensitivity(seen: Predictions) -> float:
+    """Largest sensitivity at a specificity of at least 0.9, one class against the rest, averaged.
+
+    Of several labels both sides of each count. NaN where a class does not occur, or nothing else does.
     """
-    found = []
-    for column in range(probabilities.shape[1]):
-        positive = labels == column
-        if positive.all() or not positive.any():
-            return float("nan")
-        false_positive, true_positive, _ = sk.roc_curve(positive, probabilities[:, column])
-        found.append(true_positive[false_positive <= 1 - specificity + 1e-12].max())
-    return float(np.mean(found))
+    import torch
+    from torchmetrics.functional.classification import multilabel_sensitivity_at_specificity
+
+    scores, truth = seen.scores, seen.truth
+    if seen.multi_label:
+        scores, truth = np.hstack([scores, 1 - scores]), np.hstack([truth, ~truth])
+    if (truth.all(axis=0) | ~truth.any(axis=0)).any():
+        return float("nan")
+    found, _ = multilabel_sensitivity_at_specificity(
+        torch.from_numpy(scores), torch.from_numpy(truth.astype(int)), truth.shape[1], SPECIFICITY
+    )
+    return float(found.mean())
 
 
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Expected calibration error over 15 bins of the predicted class's probability (Guo et al., arXiv 1706.04599).
+@metric("qwk", "QWK", task="grades")
+def quadratic_weighted_kappa(seen: Predictions) -> float:
+    """Agreement of grades beyond chance, a mistake counting by the square of its distance (Cohen 1968)."""
+    from sklearn.metrics import cohen_kappa_score
 
-    Args:
-        probabilities: `[N, K]`.
-        labels: `[N]` classes.
-    """
+    grades = range(seen.truth.shape[1])
+    return cohen_kappa_score(seen.truth.argmax(1), seen.chosen.argmax(1), labels=list(grades), weights="quadratic")
+
+
+@metric("ece", "ECE", task="classes")
+def calibration_error(seen: Predictions) -> float:
+    """Expected calibration error over 15 bins of the predicted class's probability (Guo et al., arXiv 1706.04599)."""
     import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    scores = torch.from_numpy(probabilities).float()
-    classes = torch.from_numpy(labels).long()
+    scores, classes = torch.from_numpy(seen.scores).float(), torch.from_numpy(seen.truth.argmax(1))
     return float(multiclass_calibration_error(scores, classes, num_classes=scores.shape[1], n_bins=BINS))
+
+
+@metric("brier", "Brier")
+def brier(seen: Predictions) -> float:
+    """Squared distance of the probabilities to the truth; of several labels averaged over them."""
+    distance = np.square(seen.scores - seen.truth)
+    return distance.mean() if seen.multi_label else distance.sum(axis=1).mean()
+
+
+def _rejected(drawn: Resamples) -> np.ndarray:
+    """`[R, K]`: images that do not have a label and of which the model says so."""
+    return drawn.images - drawn.positives - drawn.named + drawn.hits

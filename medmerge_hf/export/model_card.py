@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..configuration_medmerge import MedMergeConfig
+from ..evaluation.metrics import METRICS
 from ..evaluation.tables import markdown_table
 from ..sources.reference import source_name
 from .licenses import merged_license
@@ -19,14 +20,6 @@ FIGURE = "medmerge/kernel_weights.png"
 SPLITS = ("train", "validation", "test")
 
 TAGS = ("medmerge", "merge", "medical-imaging")
-
-# Of a metric here -> its name on the Hub, its name for people.
-METRICS = {
-    "macro_f1": ("f1", "macro F1"),
-    "balanced_accuracy": ("balanced_accuracy", "balanced accuracy"),
-    "accuracy": ("accuracy", "accuracy"),
-    "auroc": ("roc_auc", "AUROC"),
-}
 
 INTERVAL = {"confidence_level": 0.95, "method": "percentile bootstrap over images"}
 
@@ -104,8 +97,8 @@ def eval_results(config: MedMergeConfig) -> list[Any]:
             dataset_name=data.get("name") or "private images",
             dataset_split=row["split"],
             dataset_revision=data.get("revision"),
-            metric_type=METRICS.get(metric, (metric, metric))[0],
-            metric_name=METRICS.get(metric, (metric, metric))[1],
+            metric_type=METRICS[metric].hub_name if metric in METRICS else metric,
+            metric_name=_title(metric),
             metric_value=round(found["value"], 4),
             metric_args={
                 "low": round(found["low"], 4),
@@ -245,8 +238,13 @@ def _results_table(results: Sequence[Mapping[str, Any]]) -> str:
         method = METHOD if row["method"] == METHOD else f"{row['method']} alone"
         cells = [_interval(row["metrics"][metric]) if metric in row["metrics"] else "" for metric in metrics]
         rows.append([method, row["after"], row["split"], *cells, str(row["images"])])
-    titles = [METRICS.get(metric, (metric, metric))[1] for metric in metrics]
+    titles = [_title(metric) for metric in metrics]
     return markdown_table(["model", "", "split", *titles, "images"], rows)
+
+
+def _title(metric: str) -> str:
+    """For people; figures of a `compute_metrics` of the user's own keep their names."""
+    return METRICS[metric].title if metric in METRICS else metric
 
 
 def _interval(found: Mapping[str, float]) -> str:

@@ -21,7 +21,8 @@ from transformers.utils import logging as hf_logging
 
 from ..data import ImageDataset
 from ..errors import MedMergeError
-from ..evaluation.metrics import make_compute_metrics
+from ..evaluation.compute_metrics import make_compute_metrics
+from ..evaluation.metrics import training_metrics
 from ..evaluation.tables import markdown_table
 from ..export.record import METHOD, record_data
 from ..modeling_medmerge import MedMergeModel
@@ -195,14 +196,14 @@ def run(settings: Settings) -> dict[str, float]:
 
 def results_table(figures: Mapping[str, float]) -> str:
     """Metrics before and after fine-tuning, as Markdown."""
-    metrics = ("macro_f1", "balanced_accuracy", "accuracy", "auroc")
+    metrics = {metric.name: metric.title for metric in training_metrics()}
     rows = [
         [stage, split, *(f"{figures[f'{key}_{split}_{metric}']:.3f}" for metric in metrics)]
         for key, stage in (("merged", "merged"), ("finetuned", "fine-tuned"))
         for split in ("validation", "test")
         if f"{key}_{split}_macro_f1" in figures
     ]
-    return markdown_table(["stage", "split", "macro F1", "balanced accuracy", "accuracy", "AUROC"], rows)
+    return markdown_table(["stage", "split", *metrics.values()], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,7 +4,8 @@ import torch
 from tiny import network
 
 from medmerge_hf import MedMergeModel, MedMergeTrainer, MedMergeTrainingArguments
-from medmerge_hf.evaluation.metrics import all_scores, make_compute_metrics
+from medmerge_hf.evaluation.compute_metrics import make_compute_metrics
+from medmerge_hf.evaluation.metrics import all_scores
 from medmerge_hf.training.losses import BalancedLoss, balanced_weights
 
 

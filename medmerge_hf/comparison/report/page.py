@@ -82,7 +82,7 @@ def write_page(sections: dict[str, list[Table]], pictures: dict[str, list[Path]]
         file: the page.
         title: of the page.
     """
-    from jinja2 import Environment, PackageLoader
+    from jinja2 import Environment, FileSystemLoader
 
     first, *rest = sections
     order = dict.fromkeys([first, *(name for name in pictures if name not in sections), *rest])
@@ -94,7 +94,9 @@ def write_page(sections: dict[str, list[Table]], pictures: dict[str, list[Path]]
         }
         for name in order
     ]
-    environment = Environment(loader=PackageLoader("medmerge_hf"), autoescape=True, trim_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True
+    )
     template = environment.get_template("comparison.html.jinja")
     file.write_text(template.render(title=title, note=NOTE, sections=parts))
 

@@ -5,20 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...evaluation.bootstrap import Gain, paired_gain
+from ...evaluation.metrics import METRICS
 from ...evaluation.tables import mean_and_spread
 from ..methods import OURS
 from .rows import BEST_SOURCE, USUAL_SOURCE, Promise, Row
-
-
-FIGURES = {
-    "macro_f1": "macro F1",
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "sensitivity": "sensitivity at specificity 0.9",
-    "qwk": "QWK",
-    "ece": "ECE",
-    "brier": "Brier",
-}
 
 
 def ranking_table(promised: Sequence[Promise]) -> tuple[list[str], list[list[str]]]:
@@ -113,12 +103,12 @@ def figures_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
     Of ECE and Brier less is better, so there a negative gain is the good one.
     """
-    figures = [figure for figure in FIGURES if all(figure in row.scores for row in rows)]
+    figures = [figure for figure in METRICS if all(figure in row.scores for row in rows)]
     lines = []
     for method in shared_methods(rows):
         found = [gains(rows, method, figure) for figure in figures]
         lines.append([method, *("-" if gain is None else str(gain) for gain in found)])
-    return ["method", *(FIGURES[figure] for figure in figures)], lines
+    return ["method", *(METRICS[figure].title for figure in figures)], lines
 
 
 def conditions_table(rows: Sequence[Row], method: str) -> tuple[list[str], list[list[str]]]:
@@ -167,8 +157,8 @@ def _conditions(own: Sequence[Row], row: Row) -> list[float]:
 def setting_table(rows: Sequence[Row], setting: str) -> tuple[list[str], list[list[str]]]:
     """A line a method: mean and spread of every figure over seeds, and the paired gain."""
     own = [row for row in rows if row.setting == setting]
-    figures = [figure for figure in FIGURES if figure in own[0].scores]
-    header = ["method", *(FIGURES[figure] for figure in figures), "paired gain in macro F1", "seeds"]
+    figures = [figure for figure in METRICS if figure in own[0].scores]
+    header = ["method", *(METRICS[figure].title for figure in figures), "paired gain in macro F1", "seeds"]
     lines = []
     for method in methods_of(own):
         runs = [row for row in own if row.method == method]
