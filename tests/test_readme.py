@@ -1,9 +1,10 @@
-"""The README's code runs as it stands, on tiny networks that carry the names it uses."""
+"""The code of README and guides runs as it stands, on tiny networks that carry the names it uses."""
 
 import re
 import shutil
 from pathlib import Path
 
+import pytest
 import timm
 from huggingface_hub import HfApi
 from safetensors.torch import save_file
@@ -11,6 +12,7 @@ from tiny import network
 
 
 README = Path(__file__).parents[1] / "README.md"
+GUIDES = sorted((README.parent / "docs").glob("*.md"))
 
 
 def test_every_python_block_runs_in_order(hub, vessels, tmp_path, monkeypatch, capsys):
@@ -21,11 +23,12 @@ def test_every_python_block_runs_in_order(hub, vessels, tmp_path, monkeypatch, c
     HfApi().create_repo("lab/xray")
     HfApi().upload_file(path_or_fileobj="radimagenet.safetensors", path_in_repo="net.safetensors", repo_id="lab/xray")
     shutil.copytree(vessels, tmp_path / "path" / "to" / "images")
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
     names: dict = {}
-    for block in blocks:
-        exec(compile(block, str(README), "exec"), names)
-    assert len(blocks) >= 2
+    for page in (README, *GUIDES):
+        blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
+        assert len(blocks) >= 2 or page != README
+        for block in blocks:
+            exec(compile(block, str(page), "exec"), names)
     assert not names["model"].merging
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     printed = capsys.readouterr().out
@@ -33,11 +36,15 @@ def test_every_python_block_runs_in_order(hub, vessels, tmp_path, monkeypatch, c
     assert '"ok": true' in printed
 
 
-def test_its_links_and_pictures_exist():
-    links = re.findall(r"\]\(([^)#]+)\)", README.read_text())
+@pytest.mark.parametrize("page", [README, *GUIDES], ids=lambda page: page.name)
+def test_links_and_pictures_exist(page):
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
     local = [link for link in links if "://" not in link]
-    assert len(local) >= 3
-    assert [link for link in local if not (README.parent / link).is_file()] == []
+    assert [link for link in local if not (page.parent / link).is_file()] == []
+
+
+def test_the_readme_is_read_in_a_minute():
+    assert len(README.read_text().splitlines()) <= 90
 
 
 def test_its_commands_are_targets_of_the_makefile():
