@@ -47,7 +47,7 @@ def make_model(settings: Settings, target: Any) -> MedMergeModel:
     model = MedMergeModel.from_sources(
         settings.source.sources,
         id2label=label_names(target),
-        problem_type=MULTI_LABEL if target.several else None,
+        problem_type=MULTI_LABEL if target.multi_label else None,
         architecture=settings.source.architecture,
         image_size=settings.data.image_size,
         granularity=settings.source.granularity,  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ def make_single(source: Any, settings: Settings, target: Any) -> MedMergeModel:
     return single_source_model(
         source,
         id2label=label_names(target),
-        problem_type=MULTI_LABEL if target.several else None,
+        problem_type=MULTI_LABEL if target.multi_label else None,
         architecture=settings.source.architecture,
         image_size=settings.data.image_size,
     )

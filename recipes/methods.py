@@ -21,7 +21,7 @@ from transformers.trainer_utils import SaveStrategy
 from medmerge_hf import MedMergeModel, MedMergeTrainer
 from medmerge_hf.baselines import collapse_to, freeze_backbone, regmean_sources, scramble_sources, slerp_sources
 from medmerge_hf.comparison import BEST_FORM, CONTROL, NOISE
-from medmerge_hf.data import Pixels
+from medmerge_hf.data import ImageDataset
 from medmerge_hf.metrics import sigmoid, softmax
 from medmerge_hf.normalization import recalibrate_batch_norm
 from medmerge_hf.ranking import rank
@@ -103,8 +103,8 @@ class Job:
         """What a trained model predicts."""
         transform = eval_transform(trainer.model)
         splits = [split for split in splits if split in self.target]
-        found = {split: trainer.predict(Pixels(self.target[split], transform)) for split in splits}
-        link = sigmoid if self.target.several else softmax
+        found = {split: trainer.predict(ImageDataset(self.target[split], transform)) for split in splits}
+        link = sigmoid if self.target.multi_label else softmax
         probabilities = {split: link(output.predictions) for split, output in found.items()}
         labels = {split: np.asarray(output.label_ids) for split, output in found.items()}
         names = self.target.classes
@@ -259,7 +259,7 @@ def learned(job: Job) -> Outcome:
     """The soup with a learned share a layer."""
     model = job.single()
     transform = eval_transform(model)
-    rows = [Pixels(job.target["validation"], transform)[i] for i in range(len(job.target["validation"]))]
+    rows = [ImageDataset(job.target["validation"], transform)[i] for i in range(len(job.target["validation"]))]
     images, labels = torch.stack([row["pixel_values"] for row in rows]), torch.tensor([r["labels"] for r in rows])
     return job.of_state(learned_soup(model.network, _soup_states(job), images, labels))
 

@@ -24,7 +24,7 @@ from transformers.utils import logging as hf_logging
 
 from medmerge_hf import MedMergeModel, MedMergeTrainer
 from medmerge_hf.baselines import freeze_backbone
-from medmerge_hf.data import Pixels
+from medmerge_hf.data import ImageDataset
 from medmerge_hf.errors import MedMergeError
 from medmerge_hf.imbalance import BalancedLoss, balanced_weights
 from medmerge_hf.metrics import make_compute_metrics
@@ -42,13 +42,13 @@ def make_trainer(model: MedMergeModel, target: Any, settings: Settings, args: Tr
     augment = pixels.train_transform(settings.data.crop_scale, settings.data.color_jitter)
     patience, loss = settings.run.patience, None
     if settings.data.class_weights:
-        loss = BalancedLoss(balanced_weights(target["train"]["label"], len(target.classes)), target.several)
+        loss = BalancedLoss(balanced_weights(target["train"]["label"], len(target.classes)), target.multi_label)
     return MedMergeTrainer(
         model=model,
         args=args,
-        train_dataset=Pixels(target["train"], augment),
-        eval_dataset=Pixels(target["validation"], pixels.eval_transform),
-        compute_metrics=make_compute_metrics(model.config.num_labels, target.several),
+        train_dataset=ImageDataset(target["train"], augment),
+        eval_dataset=ImageDataset(target["validation"], pixels.eval_transform),
+        compute_metrics=make_compute_metrics(model.config.num_labels, target.multi_label),
         compute_loss_func=loss,
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
     )
@@ -73,10 +73,10 @@ def evaluate(trainer: MedMergeTrainer, target: Any, prefix: str, record: int = 0
     figures: dict[str, float] = {}
     for split in ("validation", "test"):
         if split in target:
-            figures |= trainer.evaluate(Pixels(target[split], transform), metric_key_prefix=f"{prefix}_{split}")
+            figures |= trainer.evaluate(ImageDataset(target[split], transform), metric_key_prefix=f"{prefix}_{split}")
     if record:
         split = "test" if "test" in target else "validation"
-        trainer.record_results(Pixels(target[split], transform), split, record)
+        trainer.record_results(ImageDataset(target[split], transform), split, record)
     return {key: value for key, value in figures.items() if "per_second" not in key and key != "epoch"}
 
 
