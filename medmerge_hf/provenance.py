@@ -1,10 +1,11 @@
 """What was done to a model, kept in its config: target data, training, results. The model card is made of it."""
 
 import platform
-from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, Literal
+
+import numpy as np
 
 from . import __version__
 from .configuration_medmerge import MedMergeConfig
@@ -50,9 +51,12 @@ def record_data(config: MedMergeConfig, target: Any) -> None:
     """
     splits = {}
     for split, rows in target.items():
-        counts = Counter(rows["label"])
-        splits[split] = {name: counts[index] for index, name in enumerate(rows.features["label"].names)}
+        labels = np.asarray(rows["label"])
+        counts = labels.sum(0) if target.multi_label else np.bincount(labels, minlength=len(target.classes))
+        splits[split] = {name: int(count) for name, count in zip(target.classes, counts, strict=True)}
     origin = {"name": target.name, "hub_id": target.hub_id, "revision": target.revision}
+    if target.pixel_rule:
+        origin["pixel_rule"] = target.pixel_rule
     config.record = {**config.record, "data": {**origin, "splits": splits}}
 
 

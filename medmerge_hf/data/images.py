@@ -104,7 +104,7 @@ def delivered(images: Any, looks: Sequence[Look], mode: str) -> Any:
     if not any(look.png for look in looks):
         return images.cast_column("image", feature)
     cells = [
-        {"bytes": look.png, "path": None} if look.png else cell
+        {"bytes": look.png or cell["bytes"], "path": None} if look.png or (cell and cell["bytes"]) else cell
         for look, cell in zip(looks, images["image"], strict=True)
     ]
     return datasets.Dataset.from_dict({"image": cells}, datasets.Features({"image": feature}))

@@ -190,15 +190,15 @@ def array_bytes(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _cell(value: Any, folder: Path) -> dict[str, Any]:
+def _cell(value: Any, folder: Path) -> dict[str, Any] | None:
     if isinstance(value, dict):
         content, path = value.get("bytes"), value.get("path")
-        return {"bytes": content, "path": path} if content is not None else _cell(path, folder)
+        return {"bytes": content, "path": None} if content is not None else _cell(path, folder)
     if isinstance(value, (bytes, bytearray)):
         return {"bytes": bytes(value), "path": None}
     if isinstance(value, (list, np.ndarray)):
         return {"bytes": array_bytes(np.asarray(value)), "path": None}
-    return {"bytes": None, "path": None if is_missing(value) else str(absolute(str(value), folder))}
+    return None if is_missing(value) else {"bytes": None, "path": str(absolute(str(value), folder))}
 
 
 def absolute(name: str, folder: Path) -> Path:

@@ -114,6 +114,9 @@ def draw(counts: np.ndarray, units: np.ndarray, fraction: float, seed: int) -> n
         more = held + sizes[unit]
         if aim.allows(more) and aim.loss(more) < aim.loss(held):
             taken[unit], held = True, more
+    if not taken.any():  # every unit is further from the target than none, but there shall be a split
+        losses = np.where(aim.allows(sizes), aim.loss(sizes), np.inf)
+        taken[losses.argmin()] = np.isfinite(losses.min())
     return _nearer(taken, sizes, aim)[units]
 
 
@@ -134,8 +137,8 @@ class _Aim:
         return (self.weights * (held - self.target) ** 2).sum(-1)
 
     def allows(self, held: np.ndarray) -> Any:
-        """Whether every class keeps an image outside."""
-        return ((self.whole - held >= 1) | (held == 0)).all(-1)
+        """Whether there is an image inside, and every class keeps one outside."""
+        return ((self.whole - held >= 1) | (held == 0)).all(-1) & (held[..., -1] > 0)
 
 
 def _nearer(taken: np.ndarray, sizes: np.ndarray, aim: _Aim) -> np.ndarray:

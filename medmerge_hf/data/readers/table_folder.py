@@ -87,7 +87,7 @@ def _unlisted(files: Sequence[Path], listing: Listing, root: Path) -> list[LeftO
     """Images that no table lists."""
     if not files:
         return []
-    paths = (cell["path"] for cell in listing.images["image"] if cell["bytes"] is None)
+    paths = (cell["path"] for cell in listing.images["image"] if cell and cell["bytes"] is None)
     listed = {os.path.realpath(path) for path in paths if path}
     missed = [file for file in files if os.path.realpath(file) not in listed]
     folders = {file.parent for file in missed} - {file.parent for file in files if file not in missed}
