@@ -212,7 +212,8 @@ def _divide(rows: gate.Rows, plan: gate.Plan, fractions: dict[str, float], seed:
             raise DataError(
                 f"{rows.data!r}: no {split} split can be taken from the {len(train)} training images. Equal images "
                 f"and those of a group stay together ({rows.places[train[0]]} with {(units == units[0]).sum() - 1} "
-                f"others), which makes {units.max() + 1} units, and each class keeps one. Add images or a {split} split."
+                f"others), which makes {units.max() + 1} units, and each class keeps one. Add images, or a {split} "
+                "split of your own."
             )
         _tell_share(split, taken, units, fraction)
         plan = {**plan, "train": train[~taken].tolist(), split: train[taken].tolist()}

@@ -28,6 +28,8 @@ SIZE_WEIGHT = 10.0
 FAR = 0.05
 # Above this, exchanging one unit for another is not tried: there are enough to come near without.
 MANY_UNITS = 2000
+# Up to this many, other orders are tried too: few units may be stuck far from what their best choice holds.
+FEW_UNITS, STARTS = 200, 20
 
 
 def split_of(word: Any) -> str | None:
@@ -106,18 +108,26 @@ def draw(counts: np.ndarray, units: np.ndarray, fraction: float, seed: int) -> n
     """
     sizes = np.zeros((units.max(initial=-1) + 1, counts.shape[1] + 1))
     np.add.at(sizes, units, np.hstack([counts, np.ones((len(counts), 1))]))
-    aim = _Aim(sizes, fraction)
-    taken = np.zeros(len(sizes), dtype=bool)
-    held = np.zeros(sizes.shape[1])
+    aim, random = _Aim(sizes, fraction), np.random.default_rng(seed)
     rarity = np.where(sizes[:, :-1] > 0, aim.whole[:-1], np.inf).min(1)
-    for unit in np.lexsort((np.random.default_rng(seed).random(len(sizes)), rarity, -sizes[:, -1])):
+    orders = [np.lexsort((random.random(len(sizes)), rarity, -sizes[:, -1]))]
+    if len(sizes) <= FEW_UNITS:
+        orders += [random.permutation(len(sizes)) for _ in range(STARTS)]
+    drawn = [_nearer(_filled(sizes, aim, order), sizes, aim) for order in orders]
+    return min(drawn, key=lambda taken: aim.loss(sizes[taken].sum(0)))[units]
+
+
+def _filled(sizes: np.ndarray, aim: "_Aim", order: np.ndarray) -> np.ndarray:
+    """Units taken one after another, each that comes nearer."""
+    taken, held = np.zeros(len(sizes), dtype=bool), np.zeros(sizes.shape[1])
+    for unit in order:
         more = held + sizes[unit]
         if aim.allows(more) and aim.loss(more) < aim.loss(held):
             taken[unit], held = True, more
     if not taken.any():  # every unit is further from the target than none, but there shall be a split
         losses = np.where(aim.allows(sizes), aim.loss(sizes), np.inf)
         taken[losses.argmin()] = np.isfinite(losses.min())
-    return _nearer(taken, sizes, aim)[units]
+    return taken
 
 
 class _Aim:

@@ -33,7 +33,7 @@ def _split(name: str, rows: datasets.Dataset, request: Request, alone: bool) -> 
     wanted = [*used, *([column] if column else [])]
     images = None
     if isinstance(rows.features[request.image_column], datasets.Image):
-        images = rows.select_columns([request.image_column]).rename_column(request.image_column, "image")
+        images = rows.select_columns([request.image_column]).rename_columns({request.image_column: "image"})
         images = images.cast_column("image", datasets.Image(decode=False))
         wanted.remove(request.image_column)
     plain = rows.select_columns(wanted).with_format(None)
