@@ -19,7 +19,7 @@ from medmerge_hf.errors import DataError
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 OPTIONS = st.fixed_dictionaries(
     {
-        "skip_unreadable": st.booleans(),
+        "skip_unreadable": st.sampled_from([True, True, False]),
         "drop_duplicates": st.booleans(),
         "validation_fraction": st.sampled_from([0.2, 0.5]),
         "test_fraction": st.sampled_from([0.0, 0.3]),

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from data_files import noise, npz, picture, sizes
+from data_files import class_folders, noise, npz, picture, sizes
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
+from huggingface_hub import HfApi
 from PIL import Image
 
 from medmerge_hf.data import load_target
@@ -126,6 +127,17 @@ def test_a_data_set_on_the_hub_is_read(hub):
     assert (target.hub_id, target.revision) == ("tester/eyes", hub.repos["datasets", "tester/eyes"].refs["main"])
     with pytest.raises(DataError, match="set label_column"):
         load_target("tester/eyes", label_column="finding")
+
+
+def test_images_on_the_hub_are_read_as_a_folder_of_images_is(hub, tmp_path):
+    class_folders(tmp_path / "eyes", 6)
+    picture(tmp_path / "eyes" / "ill" / "train_1.png")
+    HfApi().create_repo("tester/folder", repo_type="dataset")
+    HfApi().upload_folder(folder_path=tmp_path / "eyes", repo_id="tester/folder", repo_type="dataset")
+    target = load_target("tester/folder")
+    assert sum(sizes(target).values()) == 13
+    assert target.classes == ["ill", "well"]
+    assert target.hub_id == "tester/folder"
 
 
 def test_an_image_that_a_saved_table_only_names_is_found(tmp_path):

@@ -1,12 +1,19 @@
 """Data sets of the `datasets` library: on the Hub."""
 
+import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
+from huggingface_hub import snapshot_download
 
 from ...errors import DataError
 from ..listing import Listing, Reader, Request, concatenate, from_columns, used_columns
+
+
+# Of these, `datasets` unpacks what lies in them.
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar")
 
 
 def class_names(feature: Any) -> list[str] | None:
@@ -46,18 +53,39 @@ def _split(name: str, rows: datasets.Dataset, request: Request, alone: bool) -> 
 
 
 def read(request: Request) -> Listing:
-    """Every row of a data set on the Hub.
+    """Every row of a data set on the Hub; a repository of bare images is read as the folder that it is.
 
     Raises:
         DataError: there is no such data set, or it cannot be loaded.
     """
     try:
-        found = datasets.load_dataset(request.data, request.name, revision=request.revision)
+        builder = datasets.load_dataset_builder(request.data, request.name, revision=request.revision)
+        if _is_image_folder(builder):
+            folder = snapshot_download(request.data, repo_type="dataset", revision=request.revision)
+        else:
+            return from_datasets(_splits(builder), request)
+    except DataError:
+        raise
     except Exception as error:  # the Hub, the cache and the builders raise many kinds
         raise DataError(
             f"{request.data!r} is no path here, and cannot be loaded from the Hub ({type(error).__name__}: {error})."
         ) from error
-    return from_datasets(found, request)
+    from . import find_reader
+
+    local = dataclasses.replace(request, path=Path(folder))
+    return find_reader(local).read(local)
+
+
+def _splits(builder: Any) -> datasets.DatasetDict:
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+def _is_image_folder(builder: Any) -> bool:
+    """Whether `datasets` would read class folders, of which it drops files and folders by their names."""
+    files = builder.config.data_files or {}
+    packed = any(str(file).lower().endswith(ARCHIVES) for split in files.values() for file in split)
+    return type(builder).__module__.rsplit(".", 1)[-1] == "imagefolder" and not packed
 
 
 READER = Reader("data set on the Hub", read, folder=lambda request: not request.path.exists())
