@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import DataError
-from .dicom import NoImageError, is_dicom, read_dicom
+from .dicom import DICOM_SUFFIXES, NoImageError, forget_notes, is_dicom, read_dicom
 
 
 NPY = b"\x93NUMPY"
@@ -80,6 +80,7 @@ def look_at(images: Any, places: Sequence[str], window: Sequence[float] | None) 
     Raises:
         DataError: no one rule can scale all deep images.
     """
+    forget_notes()
     looks = _each(images, range(len(images)), lambda cell: _look(cell, window))
     deep = [index for index, look in enumerate(looks) if look.depth]
     black, white = _range_of(deep, looks, places)
@@ -130,14 +131,16 @@ def _look(cell: dict[str, Any] | None, window: Sequence[float] | None) -> Look:
     try:
         return _read(cell or {}, window)
     except NoImageError as error:
-        return Look(problem=str(error), no_image=True)
+        return Look(problem=str(error).rstrip("."), no_image=True)
     except Exception as error:  # Pillow raises almost anything on broken files
-        return Look(problem=str(error) or type(error).__name__)
+        if isinstance(error.__cause__, ImportError):
+            raise  # a library is missing, not a file broken
+        return Look(problem=str(error).rstrip(".") or type(error).__name__)
 
 
 def _read(cell: dict[str, Any], window: Sequence[float] | None) -> Look:
     path = Path(cell["path"]) if cell.get("bytes") is None and cell.get("path") else None
-    if path is not None and path.is_file() and is_dicom(path):
+    if path is not None and path.is_file() and (is_dicom(path) or path.suffix.lower() in DICOM_SUFFIXES):
         image = read_dicom(path, window)
         return Look(_digest(image), image.mode, png=png_bytes(image), dicom=True)
     pixels, depth = _pixels(cell)
