@@ -247,12 +247,13 @@ class Handler(BaseHTTPRequestHandler):
         files = {p: d for p, d in commit.files.items() if p.startswith(below)}
         if below and not files:
             raise HubError(404, f"{path} does not exist on {rev}", "EntryNotFound")
-        if (self.query.get("recursive") or ["false"])[0].lower() == "true":
-            self.reply([self.row(p, d) for p, d in files.items()])
-            return
-        folders = sorted({below + p[len(below) :].split("/")[0] for p in files if "/" in p[len(below) :]})
-        rows = [{"type": "directory", "path": f, "oid": git_oid(f.encode()), "size": 0} for f in folders]
-        self.reply(rows + [self.row(p, d) for p, d in files.items() if "/" not in p[len(below) :]])
+        folders = {below + "/".join(p[len(below) :].split("/")[:n]) for p in files for n in range(1, p.count("/") + 1)}
+        folders = {f for f in folders if any(p.startswith(f"{f}/") for p in files)}
+        if (self.query.get("recursive") or ["false"])[0].lower() != "true":
+            folders = {f for f in folders if "/" not in f[len(below) :]}
+            files = {p: d for p, d in files.items() if "/" not in p[len(below) :]}
+        rows = [{"type": "directory", "path": f, "oid": git_oid(f.encode()), "size": 0} for f in sorted(folders)]
+        self.reply(rows + [self.row(p, d) for p, d in files.items()])
 
     def paths_info(self, body: bytes, kind: str, name: str, rev: str) -> None:
         commit = self.revision(self.repo(kind, name), rev)

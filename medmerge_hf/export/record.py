@@ -3,12 +3,12 @@
 import dataclasses
 import platform
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..configuration_medmerge import MedMergeConfig
@@ -52,9 +52,12 @@ def record_data(config: MedMergeConfig, target: Any) -> None:
     """
     splits = {}
     for split, rows in target.items():
-        counts = Counter(rows["label"])
-        splits[split] = {name: counts[index] for index, name in enumerate(rows.features["label"].names)}
+        labels = np.asarray(rows["label"])
+        counts = labels.sum(0) if target.multi_label else np.bincount(labels, minlength=len(target.classes))
+        splits[split] = {name: int(count) for name, count in zip(target.classes, counts, strict=True)}
     origin = {"name": target.name, "hub_id": target.hub_id, "revision": target.revision}
+    if target.pixel_rule:
+        origin["pixel_rule"] = target.pixel_rule
     config.record = {**config.record, "data": {**origin, "splits": splits}}
 
 

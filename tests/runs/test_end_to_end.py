@@ -10,9 +10,9 @@ import datasets
 import pytest
 import timm
 import torch
-from tiny import network
 from huggingface_hub import ModelCard, hf_hub_download
 from safetensors.torch import load_file
+from tiny import network
 
 from medmerge_hf import MedMergeModel, load_target, resolve_preprocessing
 

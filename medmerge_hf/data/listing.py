@@ -1,0 +1,287 @@
+"""What a reader is asked, and what it hands over: every row as its owner has it, and every file that is no row."""
+
+import dataclasses
+import gzip
+import io
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import datasets
+import numpy as np
+
+from ..errors import DataError
+from .splits import SPLIT_COLUMN, SPLIT_COLUMNS, split_of
+
+
+# Files that stand beside images and are none.
+COMPANIONS = frozenset(
+    (
+        *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".xlsx", ".xlsm", ".xls"),
+        *(".txt", ".md", ".rst", ".xml", ".yaml", ".yml", ".html", ".pdf", ".log", ".py", ".ipynb"),
+        *(".db", ".ini", ".md5", ".sha256"),
+    )
+)
+HIDDEN = "__MACOSX"
+
+
+class LeftOut(NamedTuple):
+    """Something that lies there and is not used.
+
+    Attributes:
+        what: file or row, as its owner finds it.
+        reason: why.
+        expected: whether it is no image of the target anyway (hidden, a companion): reported, never refused.
+    """
+
+    what: str
+    reason: str
+    expected: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What `load_target` was asked to read.
+
+    Attributes:
+        data: path or Hub id, as the user wrote it.
+        path: of the file or folder; of a Hub data set it is not there.
+        image_column: column of images.
+        label_column: column of labels.
+        group_column: column of patients, if any.
+        name: configuration of a Hub data set.
+        revision: of a Hub data set.
+    """
+
+    data: str
+    path: Path
+    image_column: str = "image"
+    label_column: str = "label"
+    group_column: str | None = None
+    name: str | None = None
+    revision: str | None = None
+
+
+@dataclasses.dataclass
+class Listing:
+    """Rows of a target, in the owner's words.
+
+    Attributes:
+        images: a column `image` of undecoded `datasets.Image` cells; arrays are kept as the bytes of an `.npy`.
+        labels: as they were found; with `names`, indices (or lists of indices) into them.
+        places: how the owner finds each row.
+        splits: the owner's word for each row's split; `None` where nothing is said of splits.
+        groups: patient of each row, where asked for.
+        names: of the classes in their order, where the form states it.
+        untyped: whether text that reads as numbers means numbers (CSV has no types).
+        left_out: what lies there and is no row.
+    """
+
+    images: Any
+    labels: list[Any]
+    places: list[str]
+    splits: list[Any] | None = None
+    groups: list[Any] | None = None
+    names: list[str] | None = None
+    untyped: bool = False
+    left_out: list[LeftOut] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """One form of data.
+
+    Attributes:
+        form: what its owner calls it.
+        read: request -> listing.
+        suffixes: of the files that it reads.
+        folder: whether it reads this folder; readers are asked by `rank`, the lowest first.
+        columns: of a table, the names of its columns.
+        rank: place in the order.
+    """
+
+    form: str
+    read: Callable[[Request], Listing]
+    suffixes: tuple[str, ...] = ()
+    folder: Callable[[Request], bool] | None = None
+    columns: Callable[[Path], list[str]] | None = None
+    rank: int = 0
+
+
+def open_text(path: Path) -> IO[str]:
+    """A file of text in UTF-8, decompressed where its name ends in `.gz`; ends of lines are kept."""
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell is empty: nothing, NaN of a float column, blank text.
+
+    Example:
+        >>> [is_missing(value) for value in (None, float("nan"), " ", "NA", "None", "nan", 0)]
+        [True, True, True, False, False, False, False]
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    return isinstance(value, str) and not value.strip()
+
+
+def used_columns(present: Sequence[str], request: Request, where: str) -> tuple[list[str], str | None]:
+    """Which columns of a table are used: those of the request, and the one of splits if there is any.
+
+    Raises:
+        DataError: a column that was asked for is missing, or stands twice.
+    """
+    asked = {"image": request.image_column, "label": request.label_column, "group": request.group_column}
+    for option, column in asked.items():
+        if column is not None and present.count(column) != 1:
+            many = f"{present.count(column)} columns" if column in present else "no column"
+            raise DataError(
+                f"{where} has {many} {column!r}, only {list(present)}: set {option}_column. Images in a folder get "
+                "their label from the class folder that they lie in, and have no group."
+            )
+    used = [column for column in asked.values() if column is not None]
+    free = {column.strip().lower(): column for column in present if column not in used}
+    return used, next((free[name] for name in SPLIT_COLUMNS if name in free), None)
+
+
+def stated_splits(column: str | None, values: Sequence[Any] | None) -> list[Any] | None:
+    """The owner's splits, if a column says them: one called `split` always does, others if all their values do."""
+    if column is None or values is None:
+        return None
+    if column.strip().lower() == SPLIT_COLUMN or all(split_of(value) for value in values):
+        return list(values)
+    return None
+
+
+def from_columns(
+    columns: Mapping[str, list[Any]], split: str | None, request: Request, places: list[str], images: Any = None
+) -> Listing:
+    """A listing of a table.
+
+    Args:
+        columns: used columns and the one of splits -> cells.
+        split: column of splits, if any.
+        request: what was asked; paths are relative to its file.
+        places: of the rows.
+        images: cells of images where they need no reading, otherwise those of the image column.
+    """
+    if images is None:
+        folder = request.path if request.path.is_dir() else request.path.parent
+        images = image_cells(columns[request.image_column], folder)
+    groups = None if request.group_column is None else columns[request.group_column]
+    splits = stated_splits(split, columns[split] if split else None)
+    return Listing(images, columns[request.label_column], places, splits, groups)
+
+
+def image_cells(values: Sequence[Any], folder: Path) -> Any:
+    """Images as `datasets` keeps them undecoded: paths (relative to a folder), encoded bytes, arrays."""
+    cells = {"image": [_cell(value, folder) for value in values]}
+    return datasets.Dataset.from_dict(cells, datasets.Features({"image": datasets.Image(decode=False)}))
+
+
+def array_bytes(array: np.ndarray) -> bytes:
+    """An array of pixels as the bytes of an `.npy`."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _cell(value: Any, folder: Path) -> dict[str, Any] | None:
+    if isinstance(value, dict):
+        content, path = value.get("bytes"), value.get("path")
+        return {"bytes": content, "path": None} if content is not None else _cell(path, folder)
+    if isinstance(value, (bytes, bytearray)):
+        return {"bytes": bytes(value), "path": None}
+    if isinstance(value, (list, np.ndarray)):
+        return {"bytes": array_bytes(np.asarray(value)), "path": None}
+    return None if is_missing(value) else {"bytes": None, "path": str(absolute(str(value), folder))}
+
+
+def absolute(name: str, folder: Path) -> Path:
+    """A path of a table; `~` is the home folder, what is relative begins at the table's folder."""
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # a user that does not exist: then it is a file's name
+        path = Path(name)
+    return Path(os.path.abspath(path if path.is_absolute() else folder / path))
+
+
+def concatenate(listings: Sequence[Listing], where: str) -> Listing:
+    """Several listings as one.
+
+    Raises:
+        DataError: their labels are of different types.
+    """
+    first = listings[0]
+    for other in listings[1:]:
+        if other.names != first.names:
+            raise DataError(f"{where}: {other.places[:1]} has the classes {other.names}, others have {first.names}.")
+    stated = [listing.splits is not None for listing in listings]
+    if any(stated) and not all(stated):
+        silent = listings[stated.index(False)].places[:1]
+        raise DataError(f"{where}: {silent} is of no split, while others name one. Name all of them, or none.")
+    return Listing(
+        datasets.concatenate_datasets([listing.images for listing in listings]),
+        [label for listing in listings for label in listing.labels],
+        [place for listing in listings for place in listing.places],
+        [split for listing in listings for split in listing.splits or ()] if all(stated) else None,
+        None if first.groups is None else [group for listing in listings for group in listing.groups or ()],
+        first.names,
+        all(listing.untyped for listing in listings),
+        [one for listing in listings for one in listing.left_out],
+    )
+
+
+class Tree(NamedTuple):
+    """What lies in a folder: files that may be images, companions, folders (all but hidden ones)."""
+
+    files: list[Path]
+    companions: list[Path]
+    folders: list[Path]
+    left_out: list[LeftOut]
+
+
+def tree(root: Path) -> Tree:
+    """Walk through a folder. Links are followed, hidden files and folders are noted and not looked into.
+
+    Raises:
+        DataError: a folder cannot be read, or a link leads back above itself.
+    """
+    found = Tree([], [], [], [])
+    for path, hidden in _walk(root, (os.path.realpath(root),), hidden=False):
+        if hidden:
+            found.left_out.append(LeftOut(path.relative_to(root).as_posix(), "hidden", True))
+        elif path.is_dir():
+            found.folders.append(path)
+        elif is_companion(path):
+            found.companions.append(path)
+        else:
+            found.files.append(path)
+    return found
+
+
+def is_companion(path: Path) -> bool:
+    """Whether a file is no image by its name: a table, a text, a thumbnail cache."""
+    name = path.name.lower().removesuffix(".gz")  # a gzipped volume is an image that no reader takes
+    return os.path.splitext(name)[1] in COMPANIONS
+
+
+def _walk(folder: Path, above: tuple[str, ...], hidden: bool) -> Iterator[tuple[Path, bool]]:
+    try:
+        entries = sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(f"{str(folder)!r} cannot be looked into ({error}).") from error
+    for path in (folder / entry for entry in entries):
+        concealed = hidden or path.name.startswith(".") or path.name == HIDDEN
+        if not path.is_dir():
+            yield path, concealed
+        elif (real := os.path.realpath(path)) not in above:
+            if not concealed:
+                yield path, False
+            yield from _walk(path, (*above, real), concealed)
+        elif not concealed:
+            raise DataError(f"{str(path)!r} is a link back to {real}, in which it lies itself. Remove it.")

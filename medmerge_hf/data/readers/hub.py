@@ -1,0 +1,91 @@
+"""Data sets of the `datasets` library: on the Hub."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub import snapshot_download
+
+from ...errors import DataError
+from ..listing import Listing, Reader, Request, concatenate, from_columns, used_columns
+
+
+# Of these, `datasets` unpacks what lies in them.
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar")
+
+
+def class_names(feature: Any) -> list[str] | None:
+    """Names of a `ClassLabel`, or of a list of them; `None` of any other feature."""
+    inner = getattr(feature, "feature", feature)
+    return list(inner.names) if isinstance(inner, datasets.ClassLabel) else None
+
+
+def from_datasets(splits: Mapping[str, datasets.Dataset], request: Request) -> Listing:
+    """Every row of every split; of one split, a column may say the splits.
+
+    Raises:
+        DataError: a column is missing, a split is empty or of another type than the others.
+    """
+    return concatenate([_split(name, rows, request, len(splits) == 1) for name, rows in splits.items()], request.data)
+
+
+def _split(name: str, rows: datasets.Dataset, request: Request, alone: bool) -> Listing:
+    where = f"{request.data!r} ({name})"
+    used, column = used_columns(rows.column_names, request, where)
+    if not len(rows):
+        raise DataError(f"{where} is an empty split: take it out.")
+    column = column if alone else None
+    wanted = [*used, *([column] if column else [])]
+    images = None
+    if isinstance(rows.features[request.image_column], datasets.Image):
+        images = rows.select_columns([request.image_column]).rename_columns({request.image_column: "image"})
+        images = images.cast_column("image", datasets.Image(decode=False))
+        wanted.remove(request.image_column)
+    plain = rows.select_columns(wanted).with_format(None)
+    columns = {one: list(plain[one]) for one in wanted}
+    places = [f"{name} row {number}" for number in range(1, len(rows) + 1)]
+    listing = from_columns(columns, column, request, places, images)
+    listing.splits = listing.splits if column else [name] * len(rows)
+    listing.names = class_names(rows.features[request.label_column])
+    return listing
+
+
+def read(request: Request) -> Listing:
+    """Every row of a data set on the Hub; a repository of bare images is read as the folder that it is.
+
+    Raises:
+        DataError: there is no such data set, or it cannot be loaded.
+    """
+    try:
+        builder = datasets.load_dataset_builder(request.data, request.name, revision=request.revision)
+        if _is_image_folder(builder):
+            folder = snapshot_download(request.data, repo_type="dataset", revision=request.revision)
+        else:
+            return from_datasets(_splits(builder), request)
+    except DataError:
+        raise
+    except Exception as error:  # the Hub, the cache and the builders raise many kinds
+        raise DataError(
+            f"{request.data!r} is no path here, and cannot be loaded from the Hub ({type(error).__name__}: {error})."
+        ) from error
+    from . import find_reader
+
+    local = dataclasses.replace(request, path=Path(folder))
+    return find_reader(local).read(local)
+
+
+def _splits(builder: Any) -> datasets.DatasetDict:
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+def _is_image_folder(builder: Any) -> bool:
+    """Whether `datasets` would read class folders, of which it drops files and folders by their names."""
+    files = builder.config.data_files or {}
+    packed = any(str(file).lower().endswith(ARCHIVES) for split in files.values() for file in split)
+    return type(builder).__module__.rsplit(".", 1)[-1] == "imagefolder" and not packed
+
+
+READER = Reader("data set on the Hub", read, folder=lambda request: not request.path.exists())
