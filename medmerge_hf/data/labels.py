@@ -156,8 +156,8 @@ def _indices(rows: _Rows, values: list[Any]) -> tuple[list[int], list[str]]:
     found = sorted({int(value) for value in values})
     if found != list(range(len(found))):
         raise DataError(
-            f"{rows.data!r} has labels {', '.join(map(str, found[:5]))} ({len(found)}, the last is {found[-1]}): class "
-            f"indices must run from 0 without a gap. Where they are names, make them text ('grade {found[-1]}')."
+            f"{rows.data!r} has labels {', '.join(map(str, found[:5]))} ({len(found)}, the last is {found[-1]}): "
+            f"class indices must run from 0 without a gap. Where they are names, make them text ('grade {found[-1]}')."
         )
     return [int(value) for value in values], [str(value) for value in found]
 
