@@ -26,8 +26,10 @@ SPLIT_COLUMNS = (SPLIT_COLUMN, "splits", "set", "subset", "partition", "phase", 
 SIZE_WEIGHT = 10.0
 # A split whose share of the images is so far from what was asked is told in a warning.
 FAR = 0.05
-# Above this, exchanging one unit for another is not tried: there are enough to come near without.
-MANY_UNITS = 2000
+# Above so many pairs, exchanging one unit for another is not tried: there are enough to come near without.
+MANY_PAIRS = 1_000_000
+# How many of the best changes are tried, in the order of what they gain, until one keeps every class in training.
+CANDIDATES = 50
 # Up to this many, other orders are tried too: few units may be stuck far from what their best choice holds.
 FEW_UNITS, STARTS = 200, 20
 
@@ -117,19 +119,6 @@ def draw(counts: np.ndarray, units: np.ndarray, fraction: float, seed: int) -> n
     return min(drawn, key=lambda taken: aim.loss(sizes[taken].sum(0)))[units]
 
 
-def _filled(sizes: np.ndarray, aim: "_Aim", order: np.ndarray) -> np.ndarray:
-    """Units taken one after another, each that comes nearer."""
-    taken, held = np.zeros(len(sizes), dtype=bool), np.zeros(sizes.shape[1])
-    for unit in order:
-        more = held + sizes[unit]
-        if aim.allows(more) and aim.loss(more) < aim.loss(held):
-            taken[unit], held = True, more
-    if not taken.any():  # every unit is further from the target than none, but there shall be a split
-        losses = np.where(aim.allows(sizes), aim.loss(sizes), np.inf)
-        taken[losses.argmin()] = np.isfinite(losses.min())
-    return taken
-
-
 class _Aim:
     """What a split should hold of each class, and of all images (the last column)."""
 
@@ -146,29 +135,56 @@ class _Aim:
         """How far from the target; of one split or of `[..., K + 1]`."""
         return (self.weights * (held - self.target) ** 2).sum(-1)
 
+    def loss_of_classes(self, held: np.ndarray) -> Any:
+        """How far from the target of each class, whatever the size."""
+        return (self.weights[:-1] * (held[:-1] - self.target[:-1]) ** 2).sum()
+
     def allows(self, held: np.ndarray) -> Any:
         """Whether there is an image inside, and every class keeps one outside."""
         return ((self.whole - held >= 1) | (held == 0)).all(-1) & (held[..., -1] > 0)
 
 
+def _filled(sizes: np.ndarray, aim: _Aim, order: np.ndarray) -> np.ndarray:
+    """Units taken one after another, each that comes nearer to what the split should hold of each class."""
+    taken, held = np.zeros(len(sizes), dtype=bool), np.zeros(sizes.shape[1])
+    for unit in order:
+        more = held + sizes[unit]
+        if aim.loss_of_classes(more) < aim.loss_of_classes(held) and aim.allows(more):
+            taken[unit], held = True, more
+    if not taken.any():  # every unit is further from the target than none, but there shall be a split
+        losses = np.where(aim.allows(sizes), aim.loss(sizes), np.inf)
+        taken[losses.argmin()] = np.isfinite(losses.min())
+    return taken
+
+
 def _nearer(taken: np.ndarray, sizes: np.ndarray, aim: _Aim) -> np.ndarray:
-    """Move or exchange single units as long as that comes nearer."""
+    """Move single units, and exchange one for another where that is not too many to try, while it comes nearer."""
+    taken = taken.copy()
+    squares = sizes**2 @ aim.weights
     while True:
         held = sizes[taken].sum(0)
-        moved = held + np.where(taken[:, None], -sizes, sizes)
-        losses = np.where(aim.allows(moved), aim.loss(moved), np.inf)
-        change = [int(losses.argmin())]
-        best = losses[change[0]]
-        inside, outside = np.flatnonzero(taken), np.flatnonzero(~taken)
-        for unit in inside if len(sizes) <= MANY_UNITS else ():
-            swapped = held - sizes[unit] + sizes[outside]
-            losses = np.where(aim.allows(swapped), aim.loss(swapped), np.inf)
-            if losses.min(initial=np.inf) < best:
-                best, change = losses.min(), [int(unit), int(outside[losses.argmin()])]
-        if not best < aim.loss(held) - 1e-12:
+        slopes = 2 * sizes @ (aim.weights * (held - aim.target))
+        gains = squares + np.where(taken, -slopes, slopes)  # of moving each unit; below 0 is nearer
+        moves = _candidates(gains)
+        change = next((move for move in moves if aim.allows(held + np.where(taken[move], -1, 1) @ sizes[move])), None)
+        if change is None:
+            inside, outside = np.flatnonzero(taken), np.flatnonzero(~taken)
+            if len(inside) * len(outside) > MANY_PAIRS:
+                return taken
+            pairs = gains[inside, None] + gains[outside] - 2 * (sizes[inside] * aim.weights) @ sizes[outside].T
+            swaps = (np.array([inside[i], outside[o]]) for i, o in _candidates(pairs))
+            change = next((s for s in swaps if aim.allows(held - sizes[s[0]] + sizes[s[1]])), None)
+        if change is None:
             return taken
-        taken = taken.copy()
         taken[change] = ~taken[change]
+
+
+def _candidates(gains: np.ndarray) -> np.ndarray:
+    """Places of the changes that come nearest, `[C, dimensions]`, the best first."""
+    flat = gains.ravel()
+    best = np.argpartition(flat, min(CANDIDATES, len(flat) - 1))[:CANDIDATES] if len(flat) else np.array([], dtype=int)
+    best = best[flat[best] < -1e-12]
+    return np.stack(np.unravel_index(best[np.argsort(flat[best])], gains.shape), -1)
 
 
 def few(counts: np.ndarray, single: bool, fraction: float, seed: int) -> np.ndarray:
