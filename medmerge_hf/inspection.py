@@ -149,7 +149,7 @@ def _describe(source: Source, architecture: str | None, **hub: Any) -> tuple[Sou
         bytes=description.bytes,
         license=reference.license,
         base_model=description.base_model,
-        metadata=description.metadata,
+        metadata=loaded.metadata,
     )
     if not tensors:
         report.problem = "a pickle on the Hub: its names are known only once it is downloaded"
@@ -204,9 +204,10 @@ def _match_files(anchor: Description, description: Description) -> ConvertedSour
         for name, tensor in anchor.source.tensors.items()
         if name.startswith(f"{kind}.") and tensor.is_floating_point()
     }
-    return convert_state_dict(
+    found = convert_state_dict(
         description.source.tensors, wanted, source=description.source.reference.id, architecture=kind
     )
+    return dataclasses.replace(found, notes=[*description.source.notes, *found.notes])
 
 
 def _first_kernels(description: Description, found: ConvertedSource) -> Tensor | None:

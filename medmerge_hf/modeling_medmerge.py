@@ -16,7 +16,7 @@ from .alignment.permutations import Alignment
 from .configuration_medmerge import MedMergeConfig, SourceDtype
 from .conversion.attach import anchor_config, anchor_processor, attach_sources, kernel_layout
 from .errors import SettingsError, StateError, TooFewSourcesError
-from .export.folder import no_progress_bars, save_export, save_processor
+from .export.folder import save_export, save_processor
 from .export.reading import fitting_tensors, read_saved
 from .export.record import Stage
 from .export.upload import PUSH_OPTIONS, push_export
@@ -26,6 +26,7 @@ from .merging.merged_network import MergedNetwork, plain_copy
 from .networks.backbone import backbone_module, backbone_parameters
 from .networks.build import architecture_name, build_network, network_config, target_labels
 from .networks.preprocessing import input_of, timm_processor
+from .networks.saved_network import check_names, load_saved_network, no_progress_bars
 from .sources.load import load_source
 from .sources.reference import LoadedSource, Source
 
@@ -267,8 +268,7 @@ class MedMergeModel(PreTrainedModel):
         """The weights of all sources, in either state.
 
         Returns:
-            A `pandas.DataFrame` with columns `tensor`, `kernel` (row-major index), `source` and `weight`, which sum to
-            1 over the sources of a kernel.
+            A `pandas.DataFrame` of `tensor`, `kernel` (row-major), `source` and `weight`; a kernel's sum to 1.
         """
         return kernel_table(*self.kernel_layout(), [source["id"] for source in self.config.sources])
 
@@ -281,9 +281,10 @@ class MedMergeModel(PreTrainedModel):
         return super().state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As `nn.Module.load_state_dict`; once collapsed, also from the tensors of an export, of that state only."""
-        target: Any = super() if fitting_tensors(state_dict, self.merging) else self.network
-        return target.load_state_dict(state_dict, strict=strict, assign=assign)
+        """As `nn.Module.load_state_dict`, once collapsed also of an export; only frozen parameters may be missing."""
+        if not fitting_tensors(state_dict, self.merging):
+            return load_saved_network(self.network, state_dict, assign)
+        return check_names(super().load_state_dict(state_dict, strict=strict, assign=assign), self)
 
     def save_pretrained(
         self,
@@ -297,15 +298,14 @@ class MedMergeModel(PreTrainedModel):
     ) -> None:
         """Write the plain model, which `AutoModelForImageClassification`, `pipeline` and timm's `local-dir:` read.
 
-        In its folder `medmerge/` lie config and state of the merge. All is written elsewhere, read back, compared and
-        then moved into place.
+        `medmerge/` in it holds config and state of the merge. All is written elsewhere, read back and then put there.
 
         Args:
             save_directory: the folder.
             is_main_process: `False` writes nothing.
             state_dict: instead of the model's own.
-            collapse: `False` writes the small form to train on, without the sources, as [`MedMergeTrainer`] does in
-                its `checkpoint-*` folders.
+            collapse: `False` writes the small form to train on, without the sources, by the names in memory, as
+                [`MedMergeTrainer`] does in its `checkpoint-*` folders.
             push_to_hub: also upload the folder, see [`push_to_hub`]; `repo_id` is by default the folder's name.
             dtype: of the exported weights, `"float16"` or `"bfloat16"` for half the size; float32 by default.
             kwargs: of [`push_to_hub`] and of `PreTrainedModel.save_pretrained`: `max_shard_size`, ...
@@ -323,7 +323,7 @@ class MedMergeModel(PreTrainedModel):
             if self.merge is None:
                 raise StateError("This model is collapsed: it has only the plain form. Save it with collapse=True.")
             with no_progress_bars():
-                super().save_pretrained(save_directory, state_dict=small, **kwargs)
+                super().save_pretrained(save_directory, state_dict=small, save_original_format=False, **kwargs)
                 save_processor(self.image_processor, Path(save_directory))
             return
         push = {key: kwargs.pop(key) for key in PUSH_OPTIONS if key in kwargs}
@@ -391,7 +391,7 @@ class MedMergeModel(PreTrainedModel):
             return model.eval()
         with saved.way_out():
             model.attach(saved.load_sources(sources), saved.state.get(PERMUTATION))
-        saved.check(model.load_state_dict(saved.state, strict=False), model.merged_network.source_names())
+        saved.check(PreTrainedModel.load_state_dict(model, saved.state, strict=False), model._keys_to_ignore_on_save)
         return model.eval()
 
 

@@ -105,7 +105,7 @@ def convert_onto(
         source=case.name,
         architecture=architecture_name(network),
     )
-    found = dataclasses.replace(found, notes=[*case.notes, *found.notes], pairs=case.pairs)
+    found = dataclasses.replace(found, notes=[*source.notes, *case.notes, *found.notes], pairs=case.pairs)
     logger.info("Source %s: %s.", case.name, "; ".join(found.notes))
     return found if anchor or statistics else found.only(wanted)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArchitectureMismatchError, CorruptSourceError, NonFiniteSourceError
+from ..sources.extract import advice
 
 
 # First name of what sits on top of a backbone, in the libraries that checkpoints come from.
@@ -72,8 +73,8 @@ def find_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
     (best, count), *others = votes.most_common(2)
     if others and others[0][1] == count and 2 * count > len(wanted):
         raise ArchitectureMismatchError(
-            f"The names fit under both {best!r} and {others[0][0]!r} ({count} tensors each). Save the network that "
-            "you want as a file of its own."
+            f"The names fit under both {best!r} and {others[0][0]!r} ({count} tensors each). Say which of the "
+            f"networks is meant: entry={best.rstrip('.').rpartition('.')[2]!r}."
         )
     return best
 
@@ -154,10 +155,10 @@ def check_values(tensors: Mapping[str, Tensor], source: str) -> None:
         NonFiniteSourceError: a tensor holds NaN or infinity.
     """
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or tensor.dtype.itemsize == 1:
             raise CorruptSourceError(
-                f"Source {source!r} stores {name} as {tensor.dtype}: quantised or integer weights cannot be blended. "
-                "Convert it to floating point first."
+                f"Source {source!r} stores {name} as {tensor.dtype}: quantised or integer weights, float8 too, cannot "
+                f"be blended as they are. {advice(source)}"
             )
         if tensor.is_meta:
             continue

@@ -21,6 +21,7 @@ from ..merging.kernel_table import block_statistics, kernel_table
 from ..merging.kernel_weights import KERNEL_WEIGHTS, KernelWeights
 from ..networks.build import input_shape
 from ..networks.preprocessing import preprocessing_of
+from ..networks.saved_network import no_progress_bars
 from ..sources.reference import source_name
 from .kernel_plot import plot_kernel_weights
 from .model_card import CARD, FIGURE, TAGS, render_card
@@ -76,20 +77,6 @@ def _move_into_place(staging: Path, destination: Path) -> None:
     os.umask(umask)
     staging.chmod(0o777 & ~umask)  # mkdtemp makes it private
     os.replace(staging, destination)
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Saving and reading back take a second: bars would only tear up the trainer's own."""
-    from transformers.utils import logging as hf_logging
-
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()
 
 
 def export_dtype(dtype: "torch.dtype | str") -> torch.dtype:

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..configuration_medmerge import MERGE_CONFIG, MedMergeConfig
 from ..errors import CorruptSourceError, SettingsError, SourceError, SourceNotFoundError, StateError
 from ..merging.kernel_weights import KERNEL_WEIGHTS
-from ..sources.checkpoint_file import read_json
 from ..sources.hub import fetch_files
 from ..sources.load import load_source
+from ..sources.place import read_json
 from ..sources.reference import LoadedSource, Source, SourceReference
 from .folder import MERGE_STATE, export_dtype
 

@@ -2,21 +2,21 @@
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import CorruptSourceError
-from ..networks.input_convention import InputConvention
-from ..networks.preprocessing import processor_input
-from ..networks.timm_config import file_config, timm_config, timm_input
-from .checkpoint_file import DTYPES, PICKLE_SUFFIXES, check_header, read_checkpoint, read_header, read_index, read_json
-from .hub import DESCRIPTIONS, WEIGHTS, fetch_files, unreachable
-from .load import load_source
-from .readers import read_card, read_license
+from .card import base_models
+from .entries import choose_entry
+from .hub import DESCRIPTIONS, fetch_files, unreachable, weights_among
+from .load import local_path, read, with_stated
+from .place import Place
+from .readers.folder import weights_files
+from .readers.registry import read_place
+from .readers.safetensors_file import empty_tensor
 from .reference import Description, LoadedSource, Source, SourceReference
 from .resolve import resolve_reference
 
@@ -36,60 +36,16 @@ def describe(source: Source, architecture: str | None = None, **hub: Any) -> Des
         SourceError: what [`load_source`] raises of a header, an index or a reference.
     """
     if isinstance(source, nn.Module):
-        loaded = load_source(source, architecture)
-        size = sum(tensor.nbytes for tensor in loaded.tensors.values())
-        return Description(dataclasses.replace(loaded, tensors=_empty(loaded.tensors)), [], size)
+        loaded = read(source, SourceReference("memory", "memory", architecture=architecture), weights=False)
+        return Description(loaded, [], sum(tensor.nbytes for tensor in loaded.tensors.values()))
     reference = resolve_reference(source, architecture, **hub)
     if reference.revision:
         return _describe_on_hub(reference, **hub)
-    if reference.loader == "file":
-        return _describe_files(reference, [Path(reference.id) / (reference.file or "")])
-    folder = Path(reference.id)
-    found = _weights_among([file.name for file in folder.iterdir()], str(folder))
-    described = _describe_files(reference, [folder / name for name in found], folder)
-    return dataclasses.replace(described, base_model=_base_model(folder))
-
-
-def _empty(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-
-
-def _describe_files(reference: SourceReference, files: list[Path], folder: Path | None = None) -> Description:
-    shards = [shard for file in files for shard in (read_index(file) if file.name.endswith(".index.json") else [file])]
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors |= read_checkpoint(str(file), weights=False)
-    metadata = {k: v for s in shards if s.suffix == ".safetensors" for k, v in read_header(s).metadata.items()}
-    metadata.pop("format", None)
-    loaded = _with_config(reference, tensors, folder)
-    return Description(loaded, shards, sum(shard.stat().st_size for shard in shards), [], metadata)
-
-
-def _with_config(reference: SourceReference, tensors: Mapping[str, Tensor], folder: Path | None) -> LoadedSource:
-    if folder is None:
-        config = file_config(reference.architecture, tensors)
-        return LoadedSource(reference, tensors, config, input=reference.input)
-    stated = read_json(folder / "config.json")
-    reference = dataclasses.replace(reference, license=reference.license or read_license(folder))
-    if reference.loader == "timm":
-        config = timm_config(stated["architecture"], stated.get("pretrained_cfg"), stated.get("model_args"))
-        reference = dataclasses.replace(reference, architecture=stated["architecture"])
-        return LoadedSource(reference, tensors, config, input=reference.input or timm_input(config))
-    return LoadedSource(reference, tensors, stated, input=reference.input or _processor_of(folder))
-
-
-def _processor_of(folder: Path) -> InputConvention | None:
-    from transformers import AutoImageProcessor
-
-    try:
-        return processor_input(AutoImageProcessor.from_pretrained(folder))
-    except (OSError, ValueError):
-        return None
-
-
-def _base_model(folder: Path) -> list[str]:
-    found = read_card(folder).get("base_model")
-    return [found] if isinstance(found, str) else list(found or [])
+    path = local_path(reference)
+    loaded = read(path, reference, weights=False)
+    files = weights_files(path)
+    cards = base_models(path) if path.is_dir() else []
+    return Description(loaded, files, sum(file.stat().st_size for file in files), cards)
 
 
 # On the Hub: the small files as they are, of the weights only the header, by range requests
@@ -104,7 +60,7 @@ def _describe_on_hub(reference: SourceReference, **hub: Any) -> Description:
     except Exception as error:  # of the client, its HTTP library or the system
         raise unreachable(reference.id, error) from error
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    names = [reference.file] if reference.file else _weights_among(sizes, reference.id)
+    names = [reference.file or weights_among(sizes, reference.id)]
     folder = fetch_files(
         reference.id, revision=reference.revision, allow_patterns=[*DESCRIPTIONS, "*.safetensors.index.json"], **hub
     )
@@ -113,24 +69,27 @@ def _describe_on_hub(reference: SourceReference, **hub: Any) -> Description:
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for name in names:
-        if not name.endswith(PICKLE_SUFFIXES):
-            header = _remote_header(api, reference, name, sizes[name])
-            tensors, metadata = tensors | header.tensors, metadata | header.metadata
+        if name.endswith(".safetensors"):
+            header, free_text = _remote_header(api, reference, name, sizes[name])
+            tensors, metadata = tensors | header, metadata | free_text
     metadata.pop("format", None)
-    loaded = _with_config(reference, tensors, None if reference.loader == "file" else folder)
-    return Description(loaded, [], sum(sizes[name] for name in names), _base_model(folder), metadata)
+    loaded = _with_headers(reference, tensors, folder)
+    loaded = dataclasses.replace(loaded, metadata=metadata)
+    return Description(loaded, [], sum(sizes[name] for name in names), base_models(folder))
 
 
-def _weights_among(files: Collection[str], source: str) -> list[str]:
-    for names in WEIGHTS:
-        for name in names:
-            if name in files:
-                return [name]
-    raise CorruptSourceError(f"Source {source!r} holds no weights under the names of timm and transformers.")
+def _with_headers(reference: SourceReference, tensors: dict[str, Tensor], folder: Path) -> LoadedSource:
+    if reference.loader != "file":
+        place = dataclasses.replace(Place.of(folder), headers=tensors)
+        return with_stated(read_place(place, reference, weights=False))
+    notes: list[str] = []
+    if tensors:
+        tensors, notes = choose_entry(tensors, reference.entry, reference.id)
+    return with_stated(LoadedSource(reference, tensors, notes=notes))
 
 
 def _shards(index: Path, sizes: Mapping[str, int]) -> list[str]:
-    """As [`read_index`], where the shards have not been downloaded."""
+    """As `shards_of`, where the shards have not been downloaded."""
     found = list(dict.fromkeys(json.loads(index.read_text()).get("weight_map", {}).values()))
     absent = [name for name in found if name not in sizes]
     if absent or not found:
@@ -138,20 +97,17 @@ def _shards(index: Path, sizes: Mapping[str, int]) -> list[str]:
     return found
 
 
-def _remote_header(api: Any, reference: SourceReference, name: str, size: int) -> Any:
+def _remote_header(
+    api: Any, reference: SourceReference, name: str, size: int
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         found = api.parse_safetensors_file_metadata(reference.id, name, revision=reference.revision)
-    except Exception as error:  # likewise
+        tensors = {key: empty_tensor(entry.dtype, entry.shape) for key, entry in found.tensors.items()}
+        end = max((entry.data_offsets[1] for entry in found.tensors.values()), default=0)
+        if end > size or sum(tensor.nbytes for tensor in tensors.values()) != end:
+            raise ValueError(f"it describes {end} bytes of weights in {size}")
+    except Exception as error:  # of the client, its HTTP library, or a header that makes no sense
         raise CorruptSourceError(
             f"Source {reference.id!r}: the header of {name} cannot be read ({type(error).__name__}: {error})."
         ) from error
-    tensors = {
-        key: {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": list(entry.data_offsets)}
-        for key, entry in found.tensors.items()
-    }
-    end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-    unknown = {entry["dtype"] for entry in tensors.values()} - DTYPES.keys()
-    if unknown or end > size:
-        kinds = ", ".join(sorted(unknown)) or "weights"
-        raise CorruptSourceError(f"Source {reference.id!r}: {name} of {size} bytes describes {end} bytes of {kinds}.")
-    return check_header(f"{reference.id}/{name}", {"__metadata__": found.metadata, **tensors}, end)
+    return tensors, dict(found.metadata)

@@ -1,10 +1,11 @@
 """The Hub: repositories come down at one revision, exports go up in one commit."""
 
+from collections.abc import Collection
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ..errors import SourceNotFoundError
+from ..errors import CorruptSourceError, SourceNotFoundError
 
 
 # A source's weights, whichever of these a repository has first.
@@ -16,6 +17,27 @@ WEIGHTS = (
 )
 
 DESCRIPTIONS = ("config.json", "preprocessor_config.json", "README.md")
+
+
+def weights_among(files: Collection[str], source: str) -> str:
+    """The weights file of a folder or repository.
+
+    Args:
+        files: names in it.
+        source: how errors call it.
+
+    Raises:
+        CorruptSourceError: none is named as timm and transformers name theirs.
+    """
+    for names in WEIGHTS:
+        for name in names:
+            if name in files:
+                return name
+    raise CorruptSourceError(
+        f"Source {source!r} holds no weights under the names of timm and transformers "
+        f"({', '.join(names[0] for names in WEIGHTS)}). Name its file and architecture: "
+        "{'id': ..., 'file': ..., 'architecture': ...}."
+    )
 
 
 def fetch_source(name: str, revision: str, **hub: Any) -> Path:

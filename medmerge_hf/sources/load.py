@@ -1,13 +1,17 @@
 """From a reference (Hub id, folder, file, module in memory) to the tensors of a checkpoint."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..errors import SourceNotFoundError
-from .readers import _load_from, _load_module
-from .reference import LoadedSource, Source
+from ..networks.timm_config import file_config
+from .hub import fetch_file, fetch_source
+from .place import Place
+from .readers.registry import read_place
+from .reference import LoadedSource, Source, SourceReference
 from .resolve import resolve_reference
 
 
@@ -26,16 +30,50 @@ def load_source(source: Source, architecture: str | None = None, **hub: Any) -> 
 
     Raises:
         SourceNotFoundError: nothing answers to this name.
-        CorruptSourceError: a file that cannot be read.
-        UnsafePickleError: a pickle that would execute code.
+        CorruptSourceError: a file that cannot be read, or is of a format that nobody reads.
+        UnsafePickleError: a file whose content would have to run.
     """
     if isinstance(source, nn.Module):
-        return _load_module(source, architecture)
+        return read(source, SourceReference("memory", "memory", architecture=architecture))
     reference = resolve_reference(source, architecture, **hub)
     if reference.loader == "memory":
         raise SourceNotFoundError(
             f"Source {reference.id!r} was a module in memory and was not saved. Pass it again: "
             "from_pretrained(..., merging=True, sources=[...])."
         )
-    loaded = _load_from(reference, **hub)
-    return dataclasses.replace(loaded, input=reference.input or loaded.input)
+    return read(_fetched(reference, **hub), reference)
+
+
+def read(where: "Path | nn.Module", reference: SourceReference, weights: bool = True) -> LoadedSource:
+    """Read what lies at a place on this machine, by the reader of its format.
+
+    Args:
+        where: a file, a folder, or a network.
+        reference: what the user said of it.
+        weights: `False` reads names, shapes and dtypes alone: tensors on the meta device.
+    """
+    if isinstance(where, Path) and not where.exists():
+        raise SourceNotFoundError(f"Source {reference.id!r}: no such file or folder (looked at {where.absolute()}).")
+    return with_stated(read_place(Place.of(where), reference, weights))
+
+
+def with_stated(loaded: LoadedSource) -> LoadedSource:
+    """The same with what the user stated before what the source states, and timm's config for bare weights."""
+    reference, config = loaded.reference, loaded.network_config
+    if reference.loader == "file":
+        config = file_config(reference.architecture, loaded.tensors)
+    return dataclasses.replace(loaded, network_config=config, input=reference.input or loaded.input)
+
+
+def local_path(reference: SourceReference) -> Path:
+    """Where a reference to this machine leads."""
+    folder = Path(reference.id).expanduser()
+    return folder / reference.file if reference.file else folder
+
+
+def _fetched(reference: SourceReference, **hub: Any) -> Path:
+    if not reference.revision:
+        return local_path(reference)
+    if reference.file:
+        return fetch_file(reference.id, reference.file, reference.revision, **hub)
+    return fetch_source(reference.id, reference.revision, **hub)

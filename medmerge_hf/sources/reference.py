@@ -69,6 +69,8 @@ class SourceReference:
         loader: what reads it: `timm`, `transformers`, `file` (weights alone) or `memory`; found out by default.
         revision: commit sha, branch or tag on the Hub; pinned to a sha once read. `None` for anything local.
         file: name of the weights file in a folder or repository that neither timm nor transformers wrote.
+        entry: which network of a file that holds several: the name of its mapping (`state_dict_ema`, `model.ema`) or
+            of its module (`encoder_k`, `student`). By default the usual one of such pairs, which the notes tell.
         architecture: timm name of the network, for weights that do not say it; the anchor's by default.
         input: [`InputConvention`], its fields, or a name of `INPUTS`. By default what the checkpoint's own config
             says, and the anchor's where it says nothing (the notes tell so).
@@ -88,6 +90,7 @@ class SourceReference:
     loader: Loader | None = None
     revision: str | None = None
     file: str | None = None
+    entry: str | None = None
     architecture: str | None = None
     input: Any = None
     variant: Any = None
@@ -135,6 +138,8 @@ class LoadedSource:
         image_processor: of transformers-native checkpoints that carry one.
         input: what images it expects, where it or its reference says so.
         module: the network itself, of sources in memory.
+        notes: what was chosen and left out while it was read, a phrase each.
+        metadata: free text that whoever wrote the file put beside the tensors.
     """
 
     reference: SourceReference
@@ -143,6 +148,8 @@ class LoadedSource:
     image_processor: Any = None
     input: InputConvention | None = None
     module: nn.Module | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,14 +162,12 @@ class Description:
         files: its weights files on this machine; none for the Hub or memory.
         bytes: of its weights files.
         base_model: what its card says that it was made of.
-        metadata: what the header of a safetensors file holds beside the tensors.
     """
 
     source: LoadedSource
     files: list[Path]
     bytes: int
     base_model: list[str] = dataclasses.field(default_factory=list)
-    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def source_name(source: Mapping[str, Any]) -> str:
@@ -173,7 +178,9 @@ def source_name(source: Mapping[str, Any]) -> str:
 def short_name(source: str) -> str:
     """The last part of a path or Hub id, without suffix."""
     name = source.rstrip("/").rsplit("/", 1)[-1]
-    return name.removesuffix(".safetensors").removesuffix(".pth").removesuffix(".bin")
+    for suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".h5", ".keras", ".onnx"):
+        name = name.removesuffix(suffix)
+    return name
 
 
 # What a source may be given as.

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..errors import SourceNotFoundError
 from ..networks.timm_config import similar_names
-from .checkpoint_file import PICKLE_SUFFIXES, SAFE_SUFFIXES
 from .hub import commit_of, unreachable
+from .readers.registry import formats
 from .reference import Loader, SourceReference
 
 
@@ -42,7 +42,8 @@ def resolve_reference(
         return dataclasses.replace(reference, id=str(path), **found)
     if path.is_file():
         return dataclasses.replace(reference, id=str(path), **as_file)
-    if path.suffix in SAFE_SUFFIXES + PICKLE_SUFFIXES or reference.id.startswith((".", "/", "~", "local-dir:")):
+    known = tuple(suffix for known in formats() for suffix in known.suffixes)
+    if path.name.endswith(known) or reference.id.startswith((".", "/", "~", "local-dir:")):
         raise SourceNotFoundError(f"Source {reference.id!r}: no such file or folder (looked at {path.absolute()}).")
     return _resolve_on_hub(reference, as_file, **hub)
 

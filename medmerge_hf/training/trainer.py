@@ -20,6 +20,7 @@ from ..export.record import record_result, record_training
 from ..export.upload import push_export
 from ..merging.kernel_table import block_statistics
 from ..modeling_medmerge import MedMergeModel
+from ..networks.saved_network import check_names
 from .checkpoints import checkpoint_problems, discard_incomplete, last_checkpoint, stopped_early
 from .training_args import KERNEL_LEARNING_RATE
 
@@ -31,6 +32,10 @@ class MedMergeTrainer(Trainer):
     `TrainingArguments`) and no weight decay; `checkpoint-*` folders hold the small trainable form, so that the best
     checkpoint can be loaded again; `save_model` writes the collapsed export, never a pickle; mean and standard
     deviation of the kernel weights stand beside every evaluation.
+
+    Plain `Trainer` on a plain transformers network restores nothing of what has another name on disk than in memory
+    (the encoder of a ViT), in `load_best_model_at_end` and on resuming: load its checkpoints with `from_pretrained`.
+    A [`MedMergeModel`] has all its tensors back under either trainer; this one refuses for other models.
 
     Example:
         >>> import timm
@@ -201,6 +206,11 @@ class MedMergeTrainer(Trainer):
         model.save_pretrained(output_dir, state_dict=state_dict, collapse=not (model.merging and checkpoint))
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """`Trainer` goes on with tensors that stayed as they were; of a plain network too that is an error here."""
+        check_names(load_result, self.model)
+        super()._issue_warnings_after_load(load_result)
 
     # The Hub
 

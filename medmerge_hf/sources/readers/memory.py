@@ -1,0 +1,42 @@
+"""A network in memory."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...networks.timm_config import timm_config, timm_input, with_channels
+from ..place import Place
+from ..reference import LoadedSource, SourceReference
+from .registry import reader
+
+
+def _is_module(place: Place) -> bool:
+    return isinstance(place.where, nn.Module)
+
+
+@reader("a network in memory", _is_module)
+def read_module(place: Place, reference: SourceReference, weights: bool = True) -> LoadedSource:
+    """Take the state dict, and the config that timm or transformers left in the module."""
+    module: Any = place.where
+    config: Any = getattr(module, "config", None)
+    network_config = None
+    if hasattr(config, "model_type"):
+        network_config = config.to_dict()
+    elif isinstance(cfg := getattr(module, "pretrained_cfg", None), dict) and cfg.get("architecture"):
+        network_config = _timm_module_config(module, cfg)
+    elif reference.architecture:
+        network_config = timm_config(reference.architecture)
+    name = (network_config or {}).get("architecture") or reference.architecture
+    reference = SourceReference(f"memory:{type(module).__name__}", "memory", architecture=name)
+    stated = timm_input(network_config) if network_config and hasattr(module, "pretrained_cfg") else None
+    tensors = module.state_dict()
+    if not weights:
+        tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    return LoadedSource(reference, tensors, network_config, input=stated, module=module)
+
+
+def _timm_module_config(module: nn.Module, cfg: dict[str, Any]) -> dict[str, Any]:
+    """timm notes the network's name in it, but not the number of channels that it was made for."""
+    stem = cfg["first_conv"] if isinstance(cfg["first_conv"], str) else cfg["first_conv"][0]
+    return with_channels(timm_config(cfg["architecture"], cfg), module.get_parameter(f"{stem}.weight").shape[1])
