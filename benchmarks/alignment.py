@@ -24,8 +24,9 @@ from transformers.utils import logging as hf_logging
 
 from medmerge_hf.evaluation.tables import markdown_table
 from medmerge_hf.runs.build import load_data
-from medmerge_hf.runs.config import make_settings, pop_list, read_options
-from medmerge_hf.runs.train import merge_and_finetune
+from medmerge_hf.runs.config import pop_list, read_options
+from medmerge_hf.runs.settings import make_settings
+from medmerge_hf.runs.stages import merge_and_finetune
 
 
 RECORD, REPORT = Path("benchmarks/alignment.json"), Path("benchmarks/ALIGNMENT.md")
@@ -113,7 +114,7 @@ def main() -> None:
         place = {**cell, "seed": seed, "given": {k: v for k, v in given.items() if v}}
         if any(place.items() <= row.items() for row in rows):
             continue
-        rows.append({**place, **run_one(cell, seed, {**given, "disable_tqdm": None})})
+        rows.append({**place, **run_one(cell, seed, given)})
         RECORD.write_text(json.dumps(rows, indent=1))
         print(rows[-1], flush=True)
     machine = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, {platform.machine()}"

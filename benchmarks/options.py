@@ -23,8 +23,9 @@ from transformers.utils import logging as hf_logging
 from medmerge_hf.errors import SettingsError
 from medmerge_hf.evaluation.tables import markdown_table
 from medmerge_hf.runs.build import load_data
-from medmerge_hf.runs.config import Settings, make_settings, pop_list, read_options
-from medmerge_hf.runs.train import evaluate, make_trainer, merge
+from medmerge_hf.runs.config import pop_list, read_options
+from medmerge_hf.runs.settings import Settings, make_settings
+from medmerge_hf.runs.stages import evaluate, make_trainer, merge
 
 
 RECORD, REPORT = Path("benchmarks/options.json"), Path("benchmarks/OPTIONS.md")
@@ -45,7 +46,7 @@ def settings_of(folder: str, seed: int, option: Mapping[str, Any]) -> Settings:
     """The settings of the alignment benchmark, two sources, with one option."""
     stages = {name: {**values, **option.get(name, {})} for name, values in STAGES.items()}
     own = {**DEFAULTS, **option, **stages, "sources": SOURCES[:2], "seed": seed, "output_dir": folder}
-    return make_settings({**own, "disable_tqdm": None})
+    return make_settings(own)
 
 
 def run_one(option: Mapping[str, Any], seed: int) -> dict[str, float]:

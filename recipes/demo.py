@@ -27,8 +27,9 @@ from transformers.utils import logging as hf_logging
 
 from medmerge_hf.evaluation.tables import markdown_table, mean_and_spread
 from medmerge_hf.runs.build import label_names, load_data, make_single
-from medmerge_hf.runs.config import make_settings
-from medmerge_hf.runs.train import evaluate, lp_ft, make_trainer, run
+from medmerge_hf.runs.settings import make_settings
+from medmerge_hf.runs.stages import evaluate, lp_ft, make_trainer
+from medmerge_hf.runs.train import run
 from medmerge_hf.training.single_source import MedMergeModel, single_source_model
 
 
@@ -68,7 +69,7 @@ def train_source(task: str, seed: int, folder: Path, out: Path) -> float:
     """Train a tiny network from scratch, save it as a timm folder, and return its macro F1 on validation."""
     options = {"sources": ["-"], "data": str(folder / task), "output_dir": str(out / "work"), "seed": seed}
     stage = {"num_train_epochs": 6, "learning_rate": 2e-3, "disable_tqdm": True}
-    settings = make_settings({**OPTIONS, **options, "finetune": stage})
+    settings = make_settings({**OPTIONS, **options, "finetune": stage}, fewest_sources=1)
     target = load_data(settings)
     set_seed(seed)
     network = timm.create_model(ARCHITECTURE)
@@ -102,7 +103,7 @@ def compare_methods(folder: Path, out: Path) -> dict[str, dict[str, list[float]]
 def check_export(export: Path, folder: Path) -> str:
     """Load the export as anybody would and compare it with ours on one image."""
     file = next((folder / TARGET / "test").rglob("*.png"))
-    best = pipeline("image-classification", model=str(export))(str(file))[0]
+    best = pipeline("image-classification", model=str(export), trust_remote_code=False)(str(file))[0]
     model = MedMergeModel.from_pretrained(export)
     plain = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
     images = torch.rand(2, 3, OPTIONS["image_size"], OPTIONS["image_size"])

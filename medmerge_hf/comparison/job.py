@@ -16,8 +16,8 @@ from ..data import ImageDataset
 from ..modeling_medmerge import MedMergeModel
 from ..networks.batch_norm import recalibrate_batch_norm
 from ..runs.build import make_model, make_single, target_images
-from ..runs.config import Settings
-from ..runs.train import eval_transform, make_trainer
+from ..runs.settings import Settings
+from ..runs.stages import eval_transform, make_trainer
 from ..training.trainer import MedMergeTrainer
 from .run_store import Outcome
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import SettingsError
-from ..runs.config import STAGES
+from ..runs.options import STAGES
 from ..sources.reference import short_name
 from .methods import ALL, AS_BEST
 from .run_store import RunStore
@@ -107,7 +107,7 @@ class Plan:
 
     def key(self, setting: Setting, method: str, seed: int, source: Any = None) -> dict[str, Any]:
         """The settings that make a run what it is."""
-        options = {k: v for k, v in setting.options.items() if k != "disable_tqdm"}
+        options = dict(setting.options)
         if source is not None:
             options["sources"] = [source]
         if method in AS_BEST:

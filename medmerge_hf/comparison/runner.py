@@ -13,7 +13,8 @@ from accelerate.state import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ..runs.build import load_data
-from ..runs.config import STAGES, Settings, make_settings
+from ..runs.options import STAGES
+from ..runs.settings import Settings, make_settings
 from .job import Job, validation_f1
 from .methods import AFTER_FINE_TUNING, AFTER_LP_FT, ALL, EACH, RANKING
 from .plan import Plan, Setting, overlay, source_name
@@ -92,7 +93,7 @@ def _run(
 ) -> Outcome:
     with tempfile.TemporaryDirectory() as own:
         folder = agreed(own)  # all processes of a distributed run share their checkpoints
-        settings = make_settings({**options, "seed": seed, "output_dir": folder, "disable_tqdm": None})
+        settings = make_settings({**options, "seed": seed, "output_dir": folder}, fewest_sources=1)
         job = Job(settings, _target(loaded, settings, setting.target))
         if method in AFTER_FINE_TUNING:
             keys = [plan.key(setting, "fine-tuned", seed, source) for source in setting.sources()]

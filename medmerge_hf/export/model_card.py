@@ -141,7 +141,7 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
         "weights_table": _weights_table(weights, [source_name(source) for source in config.sources]),
         "figure": FIGURE,
         "data_line": _data_line(record.get("data", {})),
-        "data_table": _data_table(record.get("data", {}).get("splits", {})),
+        "data_table": _data_table(record.get("data", {})),
         "training_table": _training_table(record.get("training", {})),
         "results_table": _results_table(results),
         "resamples": min((row["resamples"] for row in results), default=0),
@@ -203,12 +203,14 @@ def _data_line(data: Mapping[str, Any]) -> str:
     return f"Data set: {data.get('name') or 'not named'} (not on the Hub). Images by class:"
 
 
-def _data_table(splits: Mapping[str, Mapping[str, int]]) -> str:
+def _data_table(data: Mapping[str, Any]) -> str:
+    """Images of each label, and all of them: an image of several labels stands in several columns."""
+    splits, images = data.get("splits", {}), data.get("images", {})
     if not splits:
         return ""
     classes = list(next(iter(splits.values())))
     rows = [
-        [split, *(str(counts[name]) for name in classes), str(sum(counts.values()))]
+        [split, *(str(counts[name]) for name in classes), str(images.get(split, sum(counts.values())))]
         for split in _ordered(splits, SPLITS)
         for counts in [splits[split]]
     ]

@@ -50,7 +50,7 @@ def record_data(config: MedMergeConfig, target: Any) -> None:
         config: of the model; changed.
         target: of [`load_target`].
     """
-    splits = {}
+    splits, images = {}, {split: len(rows) for split, rows in target.items()}
     for split, rows in target.items():
         labels = np.asarray(rows["label"])
         counts = labels.sum(0) if target.multi_label else np.bincount(labels, minlength=len(target.classes))
@@ -58,7 +58,8 @@ def record_data(config: MedMergeConfig, target: Any) -> None:
     origin = {"name": target.name, "hub_id": target.hub_id, "revision": target.revision}
     if target.pixel_rule:
         origin["pixel_rule"] = target.pixel_rule
-    config.record = {**config.record, "data": {**origin, "splits": splits}}
+    origin["left_out"] = len(target.left_out)
+    config.record = {**config.record, "data": {**origin, "splits": splits, "images": images}}
 
 
 def record_training(config: MedMergeConfig, stage: Stage, args: Any, state: Any) -> None:

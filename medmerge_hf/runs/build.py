@@ -14,7 +14,7 @@ from ..modeling_medmerge import MedMergeModel
 from ..networks.preprocessing import resolve_preprocessing
 from ..sources.reference import short_name
 from ..training.single_source import single_source_model
-from .config import Settings
+from .settings import Settings
 
 
 logger = logging.getLogger(__name__)

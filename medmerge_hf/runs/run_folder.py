@@ -1,5 +1,6 @@
 """The folder of a run: who may write into it, files written whole, the recipe that made it."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,30 +8,52 @@ from typing import Any
 import yaml
 
 from ..errors import OutputDirError
-from .config import STAGES, Settings
+from .options import STAGES
+from .settings import Settings
 
+
+RECORD = "run.yaml"
 
 # Options that are nobody else's.
 PRIVATE = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "report_to", "disable_tqdm")
 
 
 def claim_output_dir(settings: Settings) -> Path:
-    """Make the output folder, unless another run's files are in it."""
+    """Make the output folder, unless another run's files are in it.
+
+    Args:
+        settings: of the run; its options, but for tokens, are kept in `run.yaml`, by which the run is known again.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputDirError: another run or other files lie there, or nothing can be written.
+    """
     folder = Path(settings.run.output_dir)
     mine = yaml.safe_dump(
         {
-            key: {k: v for k, v in value.items() if k != "hub_token"} if key in STAGES else value
+            key: {k: v for k, v in value.items() if k != "hub_token"} if key in STAGES and value else value
             for key, value in settings.options.items()
         }
     )
-    record = folder / "run.yaml"
-    half_written = record.with_suffix(".tmp")
-    held_files = [file for file in folder.iterdir() if file != half_written] if folder.is_dir() else []
-    if held_files and not (record.is_file() and record.read_text() == mine):
-        held = "another run (its run.yaml differs)" if record.is_file() else "other files"
-        raise OutputDirError(f"{folder} already holds {held}. Choose another --output_dir, or move it away.")
-    write_whole(record, mine)
+    record = folder / RECORD
+    try:
+        if held := _held(folder, record, mine):
+            raise OutputDirError(f"{folder} already holds {held}. Choose another --output_dir, or move it away.")
+        write_whole(record, mine)
+    except OSError as error:
+        raise OutputDirError(f"{folder} cannot be written into ({error}). Choose another --output_dir.") from error
     return folder
+
+
+def _held(folder: Path, record: Path, mine: str) -> str:
+    """What lies in a folder that is not this run's."""
+    if not folder.is_dir() or not any(file != record.with_suffix(".tmp") for file in folder.iterdir()):
+        return ""
+    if not record.is_file():
+        return "other files"
+    return "" if record.read_text(errors="replace") == mine else f"another run (its {RECORD} differs)"
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -39,6 +62,11 @@ def write_whole(file: Path, text: str) -> None:
     staged = file.with_suffix(".tmp")
     staged.write_text(text)
     staged.replace(file)
+
+
+def write_json(file: Path, figures: Any) -> None:
+    """Figures or rows of results."""
+    write_whole(file, json.dumps(figures, indent=2, sort_keys=True))
 
 
 def recipe_of(settings: Settings, revisions: Mapping[str, Any]) -> str:

@@ -22,7 +22,8 @@ from medmerge_hf.comparison.run_store import Outcome, RunStore
 from medmerge_hf.comparison.runner import run_everything
 from medmerge_hf.errors import SettingsError
 from medmerge_hf.runs.build import load_data
-from medmerge_hf.runs.config import make_settings, read_options
+from medmerge_hf.runs.config import read_options
+from medmerge_hf.runs.settings import make_settings
 
 
 STAGE = {"num_train_epochs": 1, "use_cpu": True, "disable_tqdm": True, "save_only_model": True}

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 import timm
+from medmerge_hf.runs.build import load_data
+from medmerge_hf.runs.build import choose_sources
 from tiny import network
+from medmerge_hf.comparison.plan import settings_of
+from medmerge_hf.runs.settings import make_settings
+from medmerge_hf.runs.config import read_options
+from medmerge_hf.runs.train import main
 
 from medmerge_hf import MedMergeModel
-from medmerge_hf.comparison.plan import settings_of
 from medmerge_hf.errors import SettingsError
-from medmerge_hf.runs.build import choose_sources, load_data
-from medmerge_hf.runs.config import make_settings, read_options
-from medmerge_hf.runs.train import main
 
 
 RECIPES = Path(__file__).parents[2] / "recipes"
