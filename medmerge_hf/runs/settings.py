@@ -1,5 +1,6 @@
 """All of a run: its options, checked together before anything is read or trained."""
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -181,9 +182,11 @@ def _check_run(run: RunOptions, problems: Problems) -> None:
 
 def _why_not_writable(folder: Path) -> str:
     """Why nothing can be written into a folder that may not be there yet."""
+    place = folder.absolute()
     try:
-        place = folder.absolute()
-        while not place.exists() and place != place.parent:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(place)  # what no file can be called
+        while not place.exists():
             place = place.parent
         if not place.is_dir():
             return f"{place} is no folder"

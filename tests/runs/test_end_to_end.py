@@ -1,4 +1,4 @@
-"""Sources and data from the Hub -> accelerate launch train.py --push_to_hub -> a process without this package."""
+"""Sources and data from the Hub -> a launched training with --push_to_hub -> a process without this package."""
 
 import json
 import os
@@ -17,9 +17,8 @@ from tiny import network
 from medmerge_hf import MedMergeModel, load_target, resolve_preprocessing
 
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
-LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", str(RECIPES / "train.py")]
+LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "medmerge_hf.cli", "train"]
 CONFIG = """
 sources: [tester/natural@main, tester/medical]
 data: tester/scans

@@ -1,40 +1,37 @@
+import errno
 import json
 import re
 from pathlib import Path
 
 import pytest
-import timm
-from medmerge_hf.runs.build import load_data
-from medmerge_hf.runs.build import choose_sources
-from tiny import network
-from medmerge_hf.comparison.plan import settings_of
-from medmerge_hf.runs.settings import make_settings
-from medmerge_hf.runs.config import read_options
-from medmerge_hf.runs.train import main
+import yaml
 
 from medmerge_hf import MedMergeModel
-from medmerge_hf.errors import SettingsError
+from medmerge_hf.cli import main as medmerge
+from medmerge_hf.comparison.plan import settings_of
+from medmerge_hf.runs import train
+from medmerge_hf.runs.config import read_options
+from medmerge_hf.runs.settings import make_settings
 
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-CONFIG = """
-sources: [{sources}/0, {sources}/1]
-data: {data}
-image_size: 32
-resamples: 20
-output_dir: {out}
-merge: {{num_train_epochs: 1, kernel_learning_rate: 0.05, use_cpu: true, disable_tqdm: true}}
-finetune: {{num_train_epochs: 1, learning_rate: 0.001, use_cpu: true, disable_tqdm: true}}
-"""
+STAGE = {"num_train_epochs": 1, "use_cpu": True, "disable_tqdm": True}
 
 
-@pytest.fixture
-def config(tmp_path, vessels):
-    for seed in range(2):
-        timm.models.save_for_hf(network(seed), tmp_path / str(seed), safe_serialization=True)
-    file = tmp_path / "config.yaml"
-    file.write_text(CONFIG.format(sources=tmp_path, data=vessels, out=tmp_path / "out"))
-    return file
+@pytest.fixture(scope="module")
+def options(folders, vessels):
+    merge = {**STAGE, "kernel_learning_rate": 0.05}
+    return {
+        **{"sources": folders[:2], "data": str(vessels), "image_size": 32, "resamples": 20},
+        **{"merge": merge, "finetune": {**STAGE, "learning_rate": 0.001}},
+    }
+
+
+def write(folder, options):
+    """A config, and the folder that its run is written to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({**options, "output_dir": str(folder / "out")}))
+    return str(folder / "config.yaml"), folder / "out"
 
 
 def results(folder):
@@ -42,88 +39,100 @@ def results(folder):
     return {key: value for key, value in found.items() if "runtime" not in key and "time" not in key}
 
 
-def test_train_merges_finetunes_exports_and_reports(config, tmp_path, capsys):
-    main([str(config)])
-    figures = results(tmp_path / "out")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, options):
+    """A finished run: its folder."""
+    config, out = write(tmp_path_factory.mktemp("whole"), options)
+    train.main([config])
+    return out
+
+
+def test_a_run_merges_finetunes_exports_and_reports(whole):
+    figures = results(whole)
+    stages = [f"{stage}_{split}" for stage in ("merged", "finetuned") for split in ("validation", "test")]
     metrics = ("macro_f1", "balanced_accuracy", "accuracy", "auroc")
-    wanted = {
-        f"{stage}_{split}_{m}"
-        for stage in ("merged", "finetuned")
-        for split in ("validation", "test")
-        for m in metrics
-    }
-    assert wanted <= figures.keys()
-    printed = capsys.readouterr().out
-    assert f"{figures['finetuned_test_macro_f1']:.3f}" in printed
-    model = MedMergeModel.from_pretrained(tmp_path / "out")
+    assert {f"{stage}_{metric}" for stage in stages for metric in metrics} <= figures.keys()
+    table = train.results_table(figures)
+    assert f"{figures['finetuned_test_macro_f1']:.3f}" in table
+    assert table.count("\n") == 5
+    model = MedMergeModel.from_pretrained(whole)
     assert model.config.id2label == {0: "clear", 1: "dots", 2: "patches"}
     assert model.kernel_weights()["weight"].nunique() > 10
-    assert (tmp_path / "out" / "medmerge" / "kernel_weights.png").stat().st_size > 1000
+    assert (whole / "medmerge" / "kernel_weights.png").stat().st_size > 1000
 
 
-def test_the_sources_that_promise_most_are_merged(config, tmp_path, caplog):
-    timm.models.save_for_hf(network(2), tmp_path / "2", safe_serialization=True)
-    sources = [str(tmp_path / name) for name in "012"]
-    options = {**read_options([str(config)]), "sources": sources}
-    target = load_data(make_settings(options))
-    assert choose_sources(make_settings(options), target).source.sources == sources
-    with caplog.at_level("INFO", "medmerge_hf"):  # which is what train.py shows
-        kept = choose_sources(make_settings({**options, "keep_best": 2}), target)
-    assert "Merging the first 2" in caplog.text
-    every = choose_sources(make_settings({**options, "keep_best": 3}), target)
-    assert sorted(every.source.sources) == sources
-    assert kept.source.sources == every.source.sources[:2] == kept.options["sources"]
-    with pytest.raises(SettingsError, match="keep 2 at least"):
-        make_settings({**options, "keep_best": 1})
+def test_the_same_seed_gives_the_same_results_and_another_seed_others(options, whole, tmp_path, capsys):
+    for name, seed in (("again", 0), ("other", 1)):
+        config, out = write(tmp_path / name, options)
+        medmerge(["train", config, "--seed", str(seed)])
+        printed = capsys.readouterr().out
+        assert f"Exported to {out}" in printed
+        assert train.results_table(results(out)) in printed
+        assert (results(out) == results(whole)) == (name == "again")
 
 
-def test_the_same_seed_gives_the_same_results_and_another_seed_others(config, tmp_path):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        main([str(config), "--output_dir", str(tmp_path / name), "--seed", str(seed)])
-    first, again, other = (results(tmp_path / name) for name in "abc")
-    assert first == again
-    assert first != other
+def test_a_disk_that_is_full_at_the_export_and_an_interrupt_leave_a_run_that_goes_on(
+    options, whole, tmp_path, monkeypatch, capsys
+):
+    config, out = write(tmp_path, options)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr("medmerge_hf.runs.stages.MedMergeTrainer.collapse", interrupt)
+        medmerge(["train", config])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "Interrupted: the same command goes on from its last checkpoint."
+    )
+    merged = {file: file.stat().st_mtime_ns for file in (out / "merge").rglob("*.safetensors")}
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr("medmerge_hf.modeling_medmerge.save_export", refuse)
+        medmerge(["train", config])
+    assert str(caught.value) == (
+        "A file could not be written to its end ([Errno 28] No space left on device: 'model.safetensors'): the disk or a "
+        "quota is full. Make room, then the same command goes on from its last checkpoint."
+    )
+    tuned = {file: file.stat().st_mtime_ns for file in (out / "finetune").rglob("*.safetensors")}
+    medmerge(["train", config])
+    assert merged
+    assert tuned
+    assert {file: file.stat().st_mtime_ns for file in {**merged, **tuned}} == {
+        **merged,
+        **tuned,
+    }  # nothing trained again
+    assert results(out) == results(whole)
 
 
-def test_an_output_dir_of_another_run_is_left_alone(config, tmp_path):
-    main([str(config)])
-    before = (tmp_path / "out" / "model.safetensors").read_bytes()
-    with pytest.raises(SystemExit, match="already holds another run"):
-        main([str(config), "--seed", "3"])
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "thesis.tex").write_text("")
-    with pytest.raises(SystemExit, match="already holds other files"):
-        main([str(config), "--output_dir", str(tmp_path / "foreign")])
-
-
-def test_the_command_line_wins_over_the_file(config):
-    options = read_options([str(config), "--seed", "7", "--merge.learning_rate=0.5", "--sources", "a", "b"])
-    settings = make_settings(options)
-    assert (settings.run.seed, settings.merge.seed, settings.finetune.seed) == (7, 7, 7)
-    assert (settings.merge.learning_rate, settings.finetune.learning_rate) == (0.5, 0.001)
-    assert settings.merge.kernel_learning_rate == 0.05
-    assert settings.source.sources == ["a", "b"]
-
-
-def test_wrong_options_are_refused(config, tmp_path, monkeypatch):
-    with pytest.raises(SettingsError, match="--data is missing"):
-        make_settings(read_options(["--sources", "a", "b"]))
-    with pytest.raises(SettingsError, match="cannot be read"):
-        read_options(["nowhere.yaml"])
-    monkeypatch.delenv("NO_SUCH_VARIABLE", raising=False)
-    (tmp_path / "b.yaml").write_text("data: ${NO_SUCH_VARIABLE}/x")
-    with pytest.raises(SettingsError, match="environment variable NO_SUCH_VARIABLE"):
-        make_settings(read_options([str(tmp_path / "b.yaml")]))
-    with pytest.raises(SettingsError, match="Unknown options: --no_such_option 1"):
-        make_settings(read_options([str(config), "--no_such_option", "1"]))
+def test_a_run_of_several_labels(options, vessels, tmp_path):
+    files = sorted(vessels.rglob("*.png"))[:36]
+    labels = ["oedema|nodule", "nodule", "oedema", ""]
+    rows = [f"{file},{labels[place % 4]}\n" for place, file in enumerate(files)]
+    (tmp_path / "table.csv").write_text("image,label\n" + "".join(rows))
+    more = {"multi_label": True, "class_weights": True, "sources_alone": True, "data": str(tmp_path / "table.csv")}
+    stage = {**STAGE, "max_steps": 1, "metric_for_best_model": "auroc"}
+    config, out = write(tmp_path, {**options, **more, "merge": {**stage, "bf16": True}, "finetune": stage})
+    train.main([config])
+    assert {"merged_validation_macro_f1", "finetuned_validation_auroc"} <= results(out).keys()
+    exported = json.loads((out / "config.json").read_text())
+    assert exported["problem_type"] == "multi_label_classification"
+    card = (out / "README.md").read_text()
+    assert re.search(r"\| split +\| nodule \| oedema \| all \|", card)
+    data = json.loads((out / "medmerge" / "config.json").read_text())["record"]["data"]
+    assert sum(data["images"].values()) == 36
+    assert sum(counts["oedema"] for counts in data["splits"].values()) == 18
+    assert "0 alone" in card
 
 
 @pytest.mark.parametrize("file", sorted((RECIPES / "configs").glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_shipped_config_parses(file, monkeypatch):
+def test_every_shipped_config_is_right(file, monkeypatch, tmp_path):
     for name in re.findall(r"\$\{(\w+)\}", file.read_text()):
         monkeypatch.setenv(name, "/data")
     for setting in settings_of(read_options([str(file)])):
-        settings = make_settings({**setting.options, "output_dir": "out"})
+        settings = make_settings({**setting.options, "output_dir": str(tmp_path)})
         assert len(settings.source.sources) >= 2
         assert settings.merge.num_train_epochs > 0
