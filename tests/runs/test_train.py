@@ -9,6 +9,7 @@ import yaml
 from medmerge_hf import MedMergeModel
 from medmerge_hf.cli import main as medmerge
 from medmerge_hf.comparison.plan import settings_of
+from medmerge_hf.export.folder import save_export
 from medmerge_hf.runs import train
 from medmerge_hf.runs.config import read_options
 from medmerge_hf.runs.settings import make_settings
@@ -71,40 +72,38 @@ def test_the_same_seed_gives_the_same_results_and_another_seed_others(options, w
         assert (results(out) == results(whole)) == (name == "again")
 
 
-def test_a_disk_that_is_full_at_the_export_and_an_interrupt_leave_a_run_that_goes_on(
-    options, whole, tmp_path, monkeypatch, capsys
-):
+def ends(config, monkeypatch, place, broken):
+    """How `medmerge train` ends where a function is broken."""
+    with monkeypatch.context() as patch:
+        patch.setattr(place, broken)
+        with pytest.raises(SystemExit) as caught:
+            medmerge(["train", config])
+    return caught.value.code
+
+
+def test_a_full_disk_and_an_interrupt_leave_a_run_that_goes_on(options, whole, tmp_path, monkeypatch, capsys):
     config, out = write(tmp_path, options)
 
-    def interrupt(*_):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
-    def refuse(*_):
-        raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+    def full(destination, *others):
+        if destination == out:
+            raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+        save_export(destination, *others)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
-        patch.setattr("medmerge_hf.runs.stages.MedMergeTrainer.collapse", interrupt)
-        medmerge(["train", config])
-    assert caught.value.code == 130
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "Interrupted: the same command goes on from its last checkpoint."
+    assert ends(config, monkeypatch, "medmerge_hf.runs.stages.MedMergeTrainer.collapse", interrupted) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "Interrupted: the same command goes on from its last checkpoint."
+    said = ends(config, monkeypatch, "medmerge_hf.modeling_medmerge.save_export", full)
+    assert said == (
+        "A file could not be written to its end ([Errno 28] No space left on device: 'model.safetensors'): the disk "
+        "or a quota is full. Make room, then the same command goes on from its last checkpoint."
     )
-    merged = {file: file.stat().st_mtime_ns for file in (out / "merge").rglob("*.safetensors")}
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
-        patch.setattr("medmerge_hf.modeling_medmerge.save_export", refuse)
-        medmerge(["train", config])
-    assert str(caught.value) == (
-        "A file could not be written to its end ([Errno 28] No space left on device: 'model.safetensors'): the disk or a "
-        "quota is full. Make room, then the same command goes on from its last checkpoint."
-    )
-    tuned = {file: file.stat().st_mtime_ns for file in (out / "finetune").rglob("*.safetensors")}
+    trained = {file: file.stat().st_mtime_ns for file in out.glob("*/checkpoint-*/*.safetensors")}
     medmerge(["train", config])
-    assert merged
-    assert tuned
-    assert {file: file.stat().st_mtime_ns for file in {**merged, **tuned}} == {
-        **merged,
-        **tuned,
-    }  # nothing trained again
+    assert {file.parts[-3] for file in trained} == {"merge", "finetune"}
+    assert {file: file.stat().st_mtime_ns for file in trained} == trained  # nothing was trained again
     assert results(out) == results(whole)
 
 
