@@ -32,7 +32,7 @@ style: $(VENV)/.dev
 	$(BIN)/ruff format $(CODE)
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -q --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal --durations=10
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -q -m slow
