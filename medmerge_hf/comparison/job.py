@@ -59,14 +59,12 @@ class Job:
     Attributes:
         settings: of the run; a method of a single source finds that one alone in them.
         target: the data set.
-        tuned: outcomes of fine-tuning each source alone, for soups.
-        stages: outcome of LP-FT, for WiSE-FT.
+        earlier: outcomes of the methods that this one needs: of each source, or of the one that it takes.
     """
 
     settings: Settings
     target: Any
-    tuned: Sequence[Outcome] = ()
-    stages: Outcome | None = None
+    earlier: Mapping[str, Sequence[Outcome]] = dataclasses.field(default_factory=dict)
 
     def trainer(self, model: MedMergeModel, stage: str) -> MedMergeTrainer:
         """For `merge`, `finetune`, or `both` with the epochs of both."""
@@ -142,10 +140,8 @@ def validation_f1(outcome: Outcome) -> float:
     return outcome.scores("validation")["macro_f1"]
 
 
-# Of all sources
-
-
-def _train(job: Job, model: MedMergeModel, stage: str = "both") -> Outcome:
+def train(job: Job, model: MedMergeModel, stage: str = "both") -> Outcome:
+    """What a model predicts after a stage, or after one with the epochs of both."""
     trainer = job.trainer(model, stage)
     trainer.train()
     return job.outcome(trainer)

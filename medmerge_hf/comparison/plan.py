@@ -7,7 +7,8 @@ from typing import Any
 from ..errors import SettingsError
 from ..runs.options import STAGES
 from ..sources.reference import short_name
-from .methods import ALL, AS_BEST
+from . import methods as methods  # all of them are registered
+from .registry import METHODS, of_all
 from .run_store import RunStore
 
 
@@ -68,14 +69,15 @@ def settings_of(options: Mapping[str, Any]) -> list[Setting]:
             if target in sources.get("skip", ()):
                 continue
             own = {key: value for key, value in {**data, **sources}.items() if key not in NOT_OPTIONS}
-            methods = tuple(sources.get("methods") or section.get("methods") or ALL)
+            known = [method.name for method in of_all()]
+            chosen = tuple(sources.get("methods") or section.get("methods") or known)
             grades = data.get("ordered", section.get("ordered", False))
             ordered = tuple(grades) if isinstance(grades, list) else bool(grades)
-            if unknown := set(methods) - set(ALL):
-                raise SettingsError(f"Unknown methods {sorted(unknown)}; there are {', '.join(ALL)}.")
+            if unknown := set(chosen) - set(known):
+                raise SettingsError(f"Unknown methods {sorted(unknown)}; there are {', '.join(known)}.")
             for fraction in data.get("label_fractions") or section.get("label_fractions") or [None]:
                 share = {} if fraction is None else {"label_fraction": fraction}
-                found.append(Setting(target, merge, overlay(shared, {**own, **share}), ordered, methods, fraction))
+                found.append(Setting(target, merge, overlay(shared, {**own, **share}), ordered, chosen, fraction))
     return found
 
 
@@ -110,8 +112,8 @@ class Plan:
         options = dict(setting.options)
         if source is not None:
             options["sources"] = [source]
-        if method in AS_BEST:
-            options = overlay(options, (self.options.get(SECTION) or {}).get("best") or {})
+        if section := METHODS[method].options:
+            options = overlay(options, (self.options.get(SECTION) or {}).get(section) or {})
         return {"method": method, "seed": seed, "options": options, "trials": self.trials}
 
     def groups(self) -> Iterator[tuple[int, str]]:

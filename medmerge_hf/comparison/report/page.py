@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ...evaluation.tables import markdown_table
-from ..methods import BEST_FORM, CONTROL, NOISE
+from ..methods.merging import BEST_FORM
+from ..registry import METHODS
 from .plots import draw_all
 from .rows import BEST_SOURCE, Promise, Row
 from .tables import (
@@ -24,8 +27,6 @@ from .tables import (
 
 Table = tuple[list[str], list[list[str]]]
 
-CONTROLS = {CONTROL: "what the kernel weights do", NOISE: "what the other source's knowledge does"}
-
 NOTE = (
     "Mean and standard deviation over seeds; gains are paired by seed and set against the best single source, which "
     "is chosen on validation; intervals are 95 % bootstrap intervals over seeds (over settings, then seeds, for all)."
@@ -37,9 +38,9 @@ def sections_of(rows: Sequence[Row]) -> dict[str, list[Table]]:
     ours = merges_of(rows)
     sections = {"All settings": [overall_table(rows)], "All settings, every figure": [figures_table(rows)]}
     sections |= {f"{method}, setting by setting": [summary_table(rows, method)] for method in ours}
-    for reference, question in CONTROLS.items():
-        if (controlled := summary_table(rows, BEST_FORM, reference))[1]:
-            sections[f"{BEST_FORM} over {reference}: {question}"] = [controlled]
+    for control in (method for method in METHODS.values() if method.control):
+        if (controlled := summary_table(rows, BEST_FORM, control.name))[1]:
+            sections[f"{BEST_FORM} over {control.name}: {control.control}"] = [controlled]
     explained = {f"When {method} gains": conditions_table(rows, method) for method in ours}
     sections |= {title: [table] for title, table in explained.items() if table[1]}
     return sections | {setting: [setting_table(rows, setting)] for setting in settings_in(rows)}
@@ -47,8 +48,6 @@ def sections_of(rows: Sequence[Row]) -> dict[str, list[Table]]:
 
 def write_csv(rows: Sequence[Row], file: Path) -> None:
     """All runs, a line each."""
-    import pandas as pd
-
     columns = [{"setting": r.setting, "method": r.method, "seed": r.seed, **r.scores} for r in rows]
     pd.DataFrame(columns).to_csv(file, index=False)
 
@@ -66,11 +65,14 @@ def latex_table(table: Table) -> str:
         \\bottomrule
         \\end{tabular}
     """
+
+    def symbols(cell: str) -> str:
+        return cell.replace("±", r"$\pm$").replace("<", "$<$").replace(">", "$>$")
+
     header, lines = table
-    special = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"±": "$\\pm$", "<": "$<$", ">": "$>$"})
-    rows = [" & ".join(cell.translate(special) for cell in line) + r" \\" for line in (header, *lines)]
-    start = f"\\begin{{tabular}}{{{'l' * len(header)}}}"
-    return "\n".join([start, "\\toprule", rows[0], "\\midrule", *rows[1:], "\\bottomrule", "\\end{tabular}"])
+    styled = pd.DataFrame(lines, columns=header).style.hide(axis="index")
+    styled = styled.format(symbols, escape="latex").format_index(symbols, axis=1, escape="latex")
+    return styled.to_latex(hrules=True).rstrip()
 
 
 def write_page(sections: dict[str, list[Table]], pictures: dict[str, list[Path]], file: Path, title: str) -> None:

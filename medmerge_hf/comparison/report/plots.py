@@ -125,25 +125,25 @@ def plot_calibration(rows: Sequence[Row], setting: str, methods: Sequence[str], 
 
 
 def plot_depth(rows: Sequence[Row], setting: str, method: str, file: str | Path) -> None:
-    """Size of the kernel weights of each source but the anchor by stage: the paper's layer-wise transfer picture.
+    """Size of the kernel weights of each source but the anchor by block: the paper's layer-wise transfer picture.
 
     The size is the root mean square: weights of either sign would cancel in a mean.
     Seeds may differ in their anchor and in the sources that were kept: a source is averaged over those that have it.
     """
     found = [row.notes["depth"] for row in rows if (row.setting, row.method) == (setting, method)]
-    stages, orders = list(found[0]), [list(next(iter(run.values()))) for run in found]
+    blocks, orders = list(found[0]), [list(next(iter(run.values()))) for run in found]
     sources = list(dict.fromkeys(source for order in orders for source in order[1:]))
-    drawn = figure(1.5 + 0.55 * len(stages), 2.6)
+    drawn = figure(1.5 + 0.55 * len(blocks), 2.6)
     axes = drawn.subplots()
     width = 0.8 / len(sources)
     for index, source in enumerate(sources):
         runs = [run for run, order in zip(found, orders, strict=True) if source in order[1:]]
-        sizes = np.array([[run[stage][source] for stage in stages] for run in runs])
-        places = np.arange(len(stages)) + (index - (len(sources) - 1) / 2) * width
+        sizes = np.array([[run[block][source] for block in blocks] for run in runs])
+        places = np.arange(len(blocks)) + (index - (len(sources) - 1) / 2) * width
         axes.bar(places, sizes.mean(0), width * 0.9, color=f"C{index}", label=f"{source} ({len(runs)} runs)")
         axes.vlines(places, sizes.min(0), sizes.max(0), color="0.2", lw=1)
     axes.set_ylim(bottom=0)
-    axes.set_xticks(range(len(stages)), stages, rotation=45, ha="right", fontsize=7)
+    axes.set_xticks(range(len(blocks)), blocks, rotation=45, ha="right", fontsize=7)
     axes.set_ylabel("kernel weights (RMS)", fontsize=8)
     axes.ticklabel_format(axis="y", scilimits=(-2, 2))  # long numbers would push the label out of the picture
     axes.tick_params(axis="y", labelsize=7)

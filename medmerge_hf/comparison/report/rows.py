@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...evaluation.ranking import likeness
-from ..methods import EACH, OURS, RANKING, USUAL
+from ..methods.single_source import FINE_TUNED, PROBE
 from ..plan import Plan, Setting, source_name
+from ..registry import OURS, Method, of_each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +55,19 @@ def collect(plan: Plan) -> list[Row]:
     the same way the row `MedMerge (chosen on validation)` is the best of the forms of MedMerge that the plan has.
     """
     rows: list[Row] = []
+    ways = ways_of_one()
+    usual_ways = tuple(f", {way.name}" for way in ways if way.usual)
     for setting in plan.settings:
         for seed in plan.seeds:
             singles = [
                 row
                 for source in setting.sources()
-                for method in EACH
-                if (row := _row(plan, setting, method, seed, source)) is not None
+                for way in ways
+                if (row := _row(plan, setting, way.name, seed, source)) is not None
             ]
             rows += singles
-            if len(singles) == len(setting.sources()) * len(EACH):
-                usual = [row for row in singles if row.method.endswith(tuple(f", {way}" for way in USUAL))]
+            if len(singles) == len(setting.sources()) * len(ways):
+                usual = [row for row in singles if row.method.endswith(usual_ways)]
                 rows += [_best(usual, USUAL_SOURCE), _best(singles, BEST_SOURCE)]
             if (probed := _probed(plan, setting, seed, singles)) is not None:
                 rows.append(probed)
@@ -74,6 +77,11 @@ def collect(plan: Plan) -> list[Row]:
             if len(forms) > 1 and len(forms) == sum(method.startswith(OURS) for method in setting.methods):
                 rows.append(_best(forms, BEST_MERGE))
     return rows
+
+
+def ways_of_one() -> list[Method]:
+    """Methods that train one source and predict."""
+    return [method for method in of_each() if method.predicts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +100,8 @@ def promises(plan: Plan) -> list[Promise]:
     found: dict[tuple[str, str, int], Promise] = {}
     for setting in plan.settings:
         for seed, source in itertools.product(plan.seeds, setting.sources()):
-            key = plan.key(setting, RANKING, seed, source)
-            rows = [_row(plan, setting, way, seed, source) for way in EACH]
+            key = plan.key(setting, PROBE, seed, source)
+            rows = [_row(plan, setting, way.name, seed, source) for way in ways_of_one()]
             if plan.runs.has(key) and all(rows):
                 name, probe = source_name(source), plan.runs.load(key).notes["probe"]
                 best = max((row for row in rows if row), key=lambda row: row.validation["macro_f1"])
@@ -106,7 +114,7 @@ def alikeness(plan: Plan) -> dict[str, tuple[list[str], Any]]:
     """Setting -> names of its sources and their CKA on the target's training images, with the first seed."""
     found = {}
     for setting in plan.settings:
-        keys = [plan.key(setting, RANKING, plan.seeds[0], source) for source in setting.sources()]
+        keys = [plan.key(setting, PROBE, plan.seeds[0], source) for source in setting.sources()]
         if all(plan.runs.has(key) for key in keys):
             features = [plan.runs.load(key, states=True).states["features"]["train"].numpy() for key in keys]
             found[setting.name] = ([source_name(source) for source in setting.sources()], likeness(features))
@@ -114,11 +122,11 @@ def alikeness(plan: Plan) -> dict[str, tuple[list[str], Any]]:
 
 
 def _probed(plan: Plan, setting: Setting, seed: int, singles: list[Row]) -> Row | None:
-    keys = [plan.key(setting, RANKING, seed, source) for source in setting.sources()]
+    keys = [plan.key(setting, PROBE, seed, source) for source in setting.sources()]
     if not all(plan.runs.has(key) for key in keys):
         return None
     scores = [plan.runs.load(key).notes["probe"] for key in keys]
-    name = f"{source_name(setting.sources()[scores.index(max(scores))])}, {USUAL[0]}"
+    name = f"{source_name(setting.sources()[scores.index(max(scores))])}, {FINE_TUNED}"
     return next((row.renamed(PROBED_SOURCE, chosen=name) for row in singles if row.method == name), None)
 
 

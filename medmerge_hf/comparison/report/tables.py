@@ -7,7 +7,7 @@ import numpy as np
 from ...evaluation.bootstrap import Gain, paired_gain
 from ...evaluation.metrics import METRICS
 from ...evaluation.tables import mean_and_spread
-from ..methods import OURS
+from ..registry import OURS
 from .rows import BEST_SOURCE, USUAL_SOURCE, Promise, Row
 
 

@@ -3,7 +3,7 @@ import torch
 from tiny import network
 
 from medmerge_hf import MedMergeModel
-from medmerge_hf.comparison.merging import scramble_sources
+from medmerge_hf.comparison.methods.merging import scramble_sources
 from medmerge_hf.errors import StateError
 
 

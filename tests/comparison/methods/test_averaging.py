@@ -1,6 +1,6 @@
 import torch
 
-from medmerge_hf.comparison.averaging import average, even, greedy_choice
+from medmerge_hf.comparison.methods.averaging import average, even, greedy_choice
 
 
 def test_an_average_leaves_integers_alone():

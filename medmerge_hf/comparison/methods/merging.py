@@ -5,14 +5,21 @@ import dataclasses
 import numpy as np
 import torch
 
-from ..errors import StateError
-from ..merging.kernel_table import source_shares
-from ..modeling_medmerge import MedMergeModel
-from ..networks.backbone import backbone_module
-from ..runs.build import choose_sources
-from ..sources.reference import short_name
-from .job import Job, validation_f1
-from .run_store import Outcome
+from ...errors import StateError
+from ...merging.kernel_table import source_shares
+from ...modeling_medmerge import MedMergeModel
+from ...networks.backbone import backbone_module
+from ...runs.build import choose_sources
+from ...sources.reference import short_name
+from ..job import Job, validation_f1
+from ..registry import OURS, method
+from ..run_store import Outcome
+from .single_source import FINE_TUNED
+
+
+BEST_FORM = f"{OURS} (best)"
+
+BEST = "best"  # the config's options of the best form, which its controls share
 
 
 @torch.no_grad()
@@ -51,6 +58,14 @@ def scramble_sources(model: MedMergeModel, seed: int = 0) -> MedMergeModel:
     return model
 
 
+@method("fine-tuned longer", needs=(FINE_TUNED,), tries_rates=False)
+def longer(job: Job) -> Outcome:
+    """What the merge of fine-tuned sources does beside merging: the best one's head trained on, new statistics."""
+    return of_fine_tuned(job, learned=False)
+
+
+@method(BEST_FORM, options=BEST)
+@method(f"{OURS} (paper)")
 def medmerge(job: Job, learned: bool = True, scrambled: bool = False) -> Outcome:
     """The merge as the settings have it: kernel weights and head learn, then everything."""
     job = dataclasses.replace(job, settings=choose_sources(job.settings, job.target))
@@ -69,42 +84,39 @@ def medmerge(job: Job, learned: bool = True, scrambled: bool = False) -> Outcome
     return job.outcome(trainer, depth=depth, merged=merged)
 
 
-def unmerged(job: Job) -> Outcome:
-    """What the merge does beside merging: the anchor's head first, new statistics, then everything."""
-    return medmerge(job, learned=False)
-
-
-def of_noise(job: Job) -> Outcome:
-    """The merge with noise in the place of the other sources: what so many weights gain that know nothing."""
-    return medmerge(job, scrambled=True)
-
-
-def medmerge_tuned(job: Job, learned: bool = True) -> Outcome:
+@method(f"{OURS} of fine-tuned", needs=(FINE_TUNED,), tries_rates=False)
+def of_fine_tuned(job: Job, learned: bool = True) -> Outcome:
     """The merge of the fine-tuned sources, aligned, beginning with the best of them, which stays if it is the better.
 
     It costs what a soup or the ensemble costs, every source fine-tuned, and a merge stage; nothing follows.
     """
-    order = sorted(range(len(job.tuned)), key=lambda place: -validation_f1(job.tuned[place]))
-    states = [job.tuned[place].states["end"] for place in order]
+    tuned = sorted(job.earlier[FINE_TUNED], key=validation_f1, reverse=True)
     sources = []
-    for state in states:
+    for outcome in tuned:
         alone = job.single()
-        alone.network.load_state_dict(state)
+        alone.network.load_state_dict(outcome.states["end"])
         sources.append(getattr(alone.network, "timm_model", alone.network))
     model = job.merging(sources=sources, align="activations", keep_best=None)
-    model.network.load_state_dict(states[0])  # the head of the best, too
+    model.network.load_state_dict(tuned[0].states["end"])  # the head of the best, too
     model.merge.source_bias.requires_grad_(learned)  # type: ignore[union-attr]
     trainer = job.trainer(model, "merge")
     trainer.args.eval_on_start = True
     trainer.train()
     depth = by_depth(model)
     trainer.collapse()
-    return max([job.tuned[order[0]], job.outcome(trainer, depth=depth)], key=validation_f1)
+    return max([tuned[0], job.outcome(trainer, depth=depth)], key=validation_f1)
 
 
-def longer(job: Job) -> Outcome:
-    """What the merge of fine-tuned sources does beside merging: the best one's head trained on, new statistics."""
-    return medmerge_tuned(job, learned=False)
+@method("best without kernel weights", options=BEST, control="what the kernel weights do")
+def unmerged(job: Job) -> Outcome:
+    """What the merge does beside merging: the anchor's head first, new statistics, then everything."""
+    return medmerge(job, learned=False)
+
+
+@method("best with noise for sources", options=BEST, control="what the other source's knowledge does")
+def of_noise(job: Job) -> Outcome:
+    """The merge with noise in the place of the other sources: what so many weights gain that know nothing."""
+    return medmerge(job, scrambled=True)
 
 
 def by_depth(model: MedMergeModel) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""What a user would do instead of a merge, and controls of one, through the same classes.
+"""What a user would average instead of merging: networks of the sources, or what fine-tuning made of them.
 
 Averages of the sources are merges whose kernel weights are set and not learned: `init=1 / S` is the uniform average,
 the aligned one with [`MedMergeModel.align`] before it.
@@ -11,8 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .job import Job, _train, validation_f1
-from .run_store import Outcome
+from ..job import Job, train, validation_f1
+from ..registry import method
+from ..run_store import Outcome
+from .single_source import FINE_TUNED, LP_FT
+
+
+SHARES = (0.25, 0.5, 0.75)  # of LP-FT's end, that WiSE-FT tries
 
 
 def average(states: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
@@ -72,33 +77,47 @@ def greedy_choice(
 
 def _average(job: Job, **options: Any) -> Outcome:
     model = job.merging(**options)
-    return _train(job, model.collapse(job.images(model)))
+    return train(job, model.collapse(job.images(model)))
 
 
+@method("uniform average")
 def uniform_average(job: Job) -> Outcome:
     """The mean of the sources, then fine-tuned."""
     return _average(job, init=[1 / len(job.settings.source.sources)])
 
 
+@method("aligned average")
 def aligned_average(job: Job) -> Outcome:
     """The mean of the aligned sources, statistics re-estimated, then fine-tuned."""
     return _average(job, init=[1 / len(job.settings.source.sources)], align="activations")
 
 
-def greedy(job: Job) -> Outcome:
+@method("WiSE-FT", each=True, needs=(LP_FT,), tries_rates=False)
+def wise_ft(job: Job) -> Outcome:
+    """Between the linear probe and LP-FT's end, where validation is best (Wortsman et al., arXiv 2109.01903)."""
+    (tuned,) = job.earlier[LP_FT]
+    start, end = tuned.states["start"], tuned.states["end"]
+    states = {share: average([start, end], [1 - share, share]) for share in SHARES}
+    found = {share: job.validation_of(state) for share, state in states.items()}
+    best = max(found, key=lambda share: found[share])
+    return job.of_state(states[best], share=best) if found[best] >= validation_f1(tuned) else tuned
+
+
+@method("greedy soup", needs=(FINE_TUNED,), tries_rates=False)
+def greedy_soup(job: Job) -> Outcome:
     """The greedy soup of the fine-tuned sources; the best of them as it is, where no other is taken in."""
-    states = [outcome.states["end"] for outcome in job.tuned]
-    scores = [validation_f1(outcome) for outcome in job.tuned]
+    tuned = job.earlier[FINE_TUNED]
+    states, scores = [outcome.states["end"] for outcome in tuned], [validation_f1(outcome) for outcome in tuned]
     chosen = greedy_choice(states, scores, job.validation_of)
     if len(chosen) == 1:
-        return job.tuned[chosen[0]]
+        return tuned[chosen[0]]
     return job.of_state(average([states[place] for place in chosen], even(chosen)))
 
 
+@method("ensemble", needs=(FINE_TUNED,), tries_rates=False)
 def ensemble(job: Job) -> Outcome:
     """The mean prediction of the fine-tuned sources: S networks to run, an upper reference."""
-    first = job.tuned[0]
-    probabilities = {
-        split: np.mean([outcome.probabilities[split] for outcome in job.tuned], axis=0) for split in first.labels
-    }
+    tuned = job.earlier[FINE_TUNED]
+    first = tuned[0]
+    probabilities = {split: np.mean([own.probabilities[split] for own in tuned], axis=0) for split in first.labels}
     return Outcome(probabilities, first.labels, notes={"classes": first.notes["classes"]})
