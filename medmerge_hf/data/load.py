@@ -172,7 +172,13 @@ def _find(data: str | Path, revision: str | None) -> tuple[Target, Path]:
     if there:
         return target, path
     text = str(data)
-    if isinstance(data, os.PathLike) or text[0] in "./~" or path.suffix.lower() in FILES or text.count("/") > 1 or "\\" in text:
+    if (
+        isinstance(data, os.PathLike)
+        or text[0] in "./~"
+        or path.suffix.lower() in FILES
+        or text.count("/") > 1
+        or "\\" in text
+    ):
         raise DataError(f"{text!r}: no such folder or table (looked at {path.absolute()}).")
     target.hub_id, target.revision = text, _commit(text, revision)
     return target, path

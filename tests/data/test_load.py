@@ -29,7 +29,9 @@ def test_missing_splits_are_taken_from_training_by_class_and_seed(vessels):
     assert pixels[0] == pixels[1] != pixels[2]
 
 
-@pytest.mark.parametrize("data", ["./nowhere", "/nowhere/at/all", "nowhere.npz", "nowhere/a/b", "nobody/nothing", "nobody/v2.0", ""])
+@pytest.mark.parametrize(
+    "data", ["./nowhere", "/nowhere/at/all", "nowhere.npz", "nowhere/a/b", "nobody/nothing", "nobody/v2.0", ""]
+)
 def test_missing_data_is_named(data, hub):
     with pytest.raises(DataError, match=r"nowhere|nobody|no path"):
         load_target(data)
