@@ -15,12 +15,15 @@ from ..errors import DataError
 from . import gate
 from .images import delivered, look_at
 from .labels import read_labels
-from .listing import Listing, Request
+from .listing import COMPANIONS, Listing, Request
 from .readers import find_reader
 from .splits import FAR, assign, bound_units, draw, few
 
 
 logger = logging.getLogger(__name__)
+
+# A name that ends so is no Hub id.
+FILES = COMPANIONS | {".npz", ".zip", ".tar", ".gz", ".h5", ".hdf5", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 
 
 class Target(datasets.DatasetDict):
@@ -169,7 +172,13 @@ def _find(data: str | Path, revision: str | None) -> tuple[Target, Path]:
     if there:
         return target, path
     text = str(data)
-    if isinstance(data, os.PathLike) or text[0] in "./~" or path.suffix or text.count("/") > 1 or "\\" in text:
+    if (
+        isinstance(data, os.PathLike)
+        or text[0] in "./~"
+        or path.suffix.lower() in FILES
+        or text.count("/") > 1
+        or "\\" in text
+    ):
         raise DataError(f"{text!r}: no such folder or table (looked at {path.absolute()}).")
     target.hub_id, target.revision = text, _commit(text, revision)
     return target, path

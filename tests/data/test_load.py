@@ -25,11 +25,13 @@ def test_missing_splits_are_taken_from_training_by_class_and_seed(vessels):
     assert sizes(first)["test"] == 6
     assert 4 <= sizes(first)["validation"] <= 5
     assert sorted(first["test"]["label"]) == [0, 0, 1, 1, 2, 2]
-    pixels = [np.asarray(t["test"][0]["image"]).sum() for t in (first, again, other)]
+    pixels = [[np.asarray(image).sum() for image in t["test"]["image"]] for t in (first, again, other)]
     assert pixels[0] == pixels[1] != pixels[2]
 
 
-@pytest.mark.parametrize("data", ["./nowhere", "/nowhere/at/all", "nowhere.npz", "nowhere/a/b", "nobody/nothing", ""])
+@pytest.mark.parametrize(
+    "data", ["./nowhere", "/nowhere/at/all", "nowhere.npz", "nowhere/a/b", "nobody/nothing", "nobody/v2.0", ""]
+)
 def test_missing_data_is_named(data, hub):
     with pytest.raises(DataError, match=r"nowhere|nobody|no path"):
         load_target(data)
