@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .errors import SettingsError, StateError
 from .merging.kernel_weights import CONSTRAINTS, GRANULARITIES, Constraint, Granularity
+from .networks.build import network_config
 
 
 # Of an export, in a folder of its own: timm up to 1.0.27 does not read a folder with two safetensors files at its top.
@@ -80,6 +81,11 @@ class MedMergeConfig(PreTrainedConfig):
         self.align = align or {}
         self.record = record or {}
         super().__init__(**kwargs)
+
+    def plain_config(self) -> Any:
+        """The config of the plain network that a merge becomes, with the labels of the target."""
+        labels = {"num_labels": self.num_labels, "id2label": self.id2label, "label2id": self.label2id}
+        return network_config(self.network, **labels, problem_type=self.problem_type)
 
     @classmethod
     def get_config_dict(

@@ -15,8 +15,9 @@ from .alignment.align_sources import align_sources, permute_sources
 from .alignment.permutations import Alignment
 from .configuration_medmerge import MedMergeConfig, SourceDtype
 from .conversion.attach import anchor_config, anchor_processor, attach_sources, kernel_layout
-from .errors import SettingsError, StateError, TooFewSourcesError
-from .export.folder import save_export, save_processor
+from .errors import CheckpointError, SettingsError, StateError, TooFewSourcesError
+from .export.checkpoint import save_checkpoint
+from .export.folder import save_export
 from .export.reading import fitting_tensors, read_saved
 from .export.record import Stage
 from .export.upload import PUSH_OPTIONS, push_export
@@ -24,9 +25,9 @@ from .merging.kernel_table import kernel_table
 from .merging.kernel_weights import KERNEL_WEIGHTS, PERMUTATION, Constraint, Granularity, KernelWeights
 from .merging.merged_network import MergedNetwork, plain_copy
 from .networks.backbone import backbone_module, backbone_parameters
-from .networks.build import architecture_name, build_network, network_config, target_labels
+from .networks.build import architecture_name, build_network, target_labels
 from .networks.preprocessing import input_of, timm_processor
-from .networks.saved_network import check_names, load_saved_network, no_progress_bars
+from .networks.saved_network import check_names, load_saved_network
 from .sources.load import load_source
 from .sources.reference import LoadedSource, Source
 
@@ -59,8 +60,7 @@ class MedMergeModel(PreTrainedModel):
 
     def __init__(self, config: MedMergeConfig) -> None:
         super().__init__(config)
-        labels = {"num_labels": config.num_labels, "id2label": config.id2label, "label2id": config.label2id}
-        plain = network_config(config.network, **labels, problem_type=config.problem_type)
+        plain = config.plain_config()
         self.network = build_network(plain)
         self.merge: KernelWeights | None = None
         self._merged: MergedNetwork | None = None
@@ -284,7 +284,10 @@ class MedMergeModel(PreTrainedModel):
         """As `nn.Module.load_state_dict`, once collapsed also of an export; only frozen parameters may be missing."""
         if not fitting_tensors(state_dict, self.merging):
             return load_saved_network(self.network, state_dict, assign)
-        return check_names(super().load_state_dict(state_dict, strict=strict, assign=assign), self)
+        try:
+            return check_names(super().load_state_dict(state_dict, strict=strict, assign=assign), self)
+        except RuntimeError as error:
+            raise CheckpointError(f"These tensors do not fit the model: {error}") from error
 
     def save_pretrained(
         self,
@@ -304,8 +307,8 @@ class MedMergeModel(PreTrainedModel):
             save_directory: the folder.
             is_main_process: `False` writes nothing.
             state_dict: instead of the model's own.
-            collapse: `False` writes the small form to train on, without the sources, by the names in memory, as
-                [`MedMergeTrainer`] does in its `checkpoint-*` folders.
+            collapse: `False` writes the form to train on, of a merge without its sources, by the names in memory, as
+                [`MedMergeTrainer`] does in its `checkpoint-*` folders: no card, nothing is read back.
             push_to_hub: also upload the folder, see [`push_to_hub`]; `repo_id` is by default the folder's name.
             dtype: of the exported weights, `"float16"` or `"bfloat16"` for half the size; float32 by default.
             kwargs: of [`push_to_hub`] and of `PreTrainedModel.save_pretrained`: `max_shard_size`, ...
@@ -319,12 +322,9 @@ class MedMergeModel(PreTrainedModel):
         small = self.merge_state if self._merged is None else self._merged.small_state(state_dict)
         if not collapse:
             if push_to_hub:
-                raise SettingsError("The small form is for training on; only the export goes to the Hub.")
-            if self.merge is None:
-                raise StateError("This model is collapsed: it has only the plain form. Save it with collapse=True.")
-            with no_progress_bars():
-                super().save_pretrained(save_directory, state_dict=small, save_original_format=False, **kwargs)
-                save_processor(self.image_processor, Path(save_directory))
+                raise SettingsError("The form to train on stays on this machine; only the export goes to the Hub.")
+            tensors, state = (small, {}) if self.merging else (state_dict, small)
+            save_checkpoint(Path(save_directory), tensors, self.config, self.image_processor, state)
             return
         push = {key: kwargs.pop(key) for key in PUSH_OPTIONS if key in kwargs}
         plain = plain_copy(self.network, self.merge, state_dict)

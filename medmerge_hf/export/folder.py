@@ -2,17 +2,10 @@
 
 import copy
 import logging
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..configuration_medmerge import MERGE_CONFIG, MedMergeConfig
@@ -23,8 +16,10 @@ from ..networks.build import input_shape
 from ..networks.preprocessing import preprocessing_of
 from ..networks.saved_network import no_progress_bars
 from ..sources.reference import source_name
+from .checkpoint import MERGE_STATE, save_processor, save_tensors
 from .kernel_plot import plot_kernel_weights
-from .model_card import CARD, FIGURE, TAGS, render_card
+from .model_card import FIGURE, TAGS, render_card
+from .staging import CARD, staged_directory
 
 
 logger = logging.getLogger(__name__)
@@ -33,50 +28,7 @@ logger = logging.getLogger(__name__)
 LOGIT_TOLERANCE = 1e-6
 
 
-MERGE_STATE = "medmerge/state.safetensors"
-
 TIMM_PREFIX = "timm_model."
-
-
-@contextmanager
-def staged_directory(destination: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder beside `destination` that takes its place when the block ends without an error.
-
-    An error (a full disk, a failed check, a kill) leaves `destination` as it was. A new folder appears as a whole; in
-    an existing one each file is replaced at once, what is left of an earlier export goes and foreign files stay.
-
-    Args:
-        destination: the folder to write.
-
-    Yields:
-        The folder to write into.
-    """
-    destination = Path(destination)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    for left in destination.parent.glob(f".{destination.name}-*"):
-        if re.fullmatch(rf"\.{re.escape(destination.name)}-\w{{8}}\.staging", left.name):
-            shutil.rmtree(left)  # of a run that was killed in here
-    staging = Path(tempfile.mkdtemp(".staging", f".{destination.name}-", destination.parent))
-    try:
-        yield staging
-        _move_into_place(staging, destination)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _move_into_place(staging: Path, destination: Path) -> None:
-    if destination.is_dir() and any(destination.iterdir()):
-        new = [file.relative_to(staging) for file in sorted(staging.rglob("*")) if file.is_file()]
-        for path in new:
-            (destination / path).parent.mkdir(exist_ok=True)
-            os.replace(staging / path, destination / path)
-        for stale in set(export_files(destination)) - {path.as_posix() for path in new} - {CARD}:
-            (destination / stale).unlink()
-        return
-    umask = os.umask(0)
-    os.umask(umask)
-    staging.chmod(0o777 & ~umask)  # mkdtemp makes it private
-    os.replace(staging, destination)
 
 
 def export_dtype(dtype: "torch.dtype | str") -> torch.dtype:
@@ -148,12 +100,6 @@ def export_network(network: Any, processor: Any, folder: Path, **kwargs: Any) ->
         verify_export(network, folder)
 
 
-def save_processor(processor: Any, folder: Path) -> None:
-    """Write the image processor of a transformers-native network; timm's lies in config.json."""
-    if processor is not None and not hasattr(processor, "data_config"):
-        processor.save_pretrained(folder)
-
-
 def save_merge_state(
     state: dict[str, Tensor], config: MedMergeConfig, layout: KernelWeights | None, folder: Path
 ) -> None:
@@ -165,14 +111,14 @@ def save_merge_state(
         layout: names and kernel shapes, where there is a state.
         folder: the export.
     """
-    (folder / MERGE_CONFIG).parent.mkdir()
+    (folder / MERGE_CONFIG).parent.mkdir(exist_ok=True)
     if layout is not None:
         parameter = state[KERNEL_WEIGHTS]
         figures = {"kernel_weights": block_statistics(layout, parameter), "kernels": parameter.shape[1]}
         config.record = {**config.record, **figures}
         names = [source_name(source) for source in config.sources]
         plot_kernel_weights(kernel_table(layout, parameter, names), folder / FIGURE)
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / MERGE_STATE)
+        save_tensors(state, folder / MERGE_STATE)
     config.to_json_file(folder / MERGE_CONFIG)
 
 
@@ -225,15 +171,3 @@ def verify_export(network: Any, folder: Path) -> None:
     difference, scale = float((logits - again).abs().max()), max(1.0, float(logits.abs().max()))
     if not difference < LOGIT_TOLERANCE * scale:
         raise ExportError(f"The export computes other logits (by {difference:.2g} of {scale:.2g}); nothing was saved.")
-
-
-EXPORT_FILE = re.compile(
-    r"README\.md|config\.json|preprocessor_config\.json|model(-\d+-of-\d+)?\.safetensors"
-    r"|model\.safetensors\.index\.json|medmerge/[^/]+"
-)
-
-
-def export_files(folder: Path) -> list[str]:
-    """Paths, below a folder, of its files that belong to an export."""
-    paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return [path for path in paths if EXPORT_FILE.fullmatch(path)]

@@ -13,8 +13,6 @@ from .licenses import merged_license
 from .record import AFTER, ALWAYS, METHOD, TAKEN, method_name
 
 
-CARD = "README.md"
-
 FIGURE = "medmerge/kernel_weights.png"
 
 SPLITS = ("train", "validation", "test")

@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ..configuration_medmerge import MERGE_CONFIG, MedMergeConfig
 from ..errors import CorruptSourceError, SettingsError, SourceError, SourceNotFoundError, StateError
 from ..merging.kernel_weights import KERNEL_WEIGHTS
+from ..networks.build import build_network
 from ..sources.hub import fetch_files
 from ..sources.load import load_source
 from ..sources.place import read_json
 from ..sources.reference import LoadedSource, Source, SourceReference
-from .folder import MERGE_STATE, export_dtype
+from .checkpoint import MERGE_STATE, WEIGHTS
+from .folder import export_dtype
 
 
-WEIGHTS = "model.safetensors"
 EXPORT = [
     *("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json"),
     *(MERGE_CONFIG, MERGE_STATE),
@@ -42,6 +44,7 @@ class SavedModel:
         image_processor: of a transformers-native network; timm's follows from the config.
         name: what the user called it.
         hub: keywords that hold for its sources too.
+        collapsed: whether it is an export or a checkpoint of fine-tuning, which need no sources.
     """
 
     folder: Path
@@ -51,6 +54,7 @@ class SavedModel:
     image_processor: Any = None
     name: str = ""
     hub: dict[str, Any] = dataclasses.field(default_factory=dict)
+    collapsed: bool = False
 
     def load_sources(self, sources: Sequence[Source] | None = None) -> list[LoadedSource]:
         """The sources of the merge, anchor first.
@@ -86,7 +90,7 @@ class SavedModel:
         try:
             yield
         except SourceError as error:
-            if not (self.folder / MERGE_CONFIG).is_file():
+            if not self.collapsed:
                 raise
             raise type(error)(
                 f"{error} The collapsed model itself still loads: from_pretrained({self.name!r})."
@@ -100,7 +104,7 @@ def read_saved(
     config: MedMergeConfig | None = None,
     **hub: Any,
 ) -> SavedModel:
-    """Read an export, or a checkpoint of the merge stage.
+    """Read an export, or a checkpoint of either stage.
 
     Args:
         name: a folder or a Hub id.
@@ -123,21 +127,24 @@ def read_saved(
         raise SettingsError(f"from_pretrained knows no {', '.join(unknown)}; it takes {', '.join(known)}.")
     folder = find_folder(name, **hub)
     shared = {key: hub[key] for key in SHARED if key in hub}
-    small = read_json(folder / "config.json").get("model_type") == MedMergeConfig.model_type
-    if dtype is not None and (small or merging):
-        raise SettingsError("A merge learns in float32: leave dtype out, and train it with bf16=True instead.")
-    if small:
-        config = config or MedMergeConfig.from_json_file(folder / "config.json")
-        return SavedModel(folder, config, load_file(folder / WEIGHTS), None, _read_processor(folder), name, shared)
-    if not (folder / MERGE_CONFIG).is_file():
+    checkpoint = read_json(folder / "config.json").get("model_type") == MedMergeConfig.model_type
+    if not checkpoint and not (folder / MERGE_CONFIG).is_file():
         raise StateError(
             f"{name!r} holds no {MERGE_CONFIG}: it was not exported by medmerge_hf. Load it with "
             "AutoModelForImageClassification, or name it as a source."
         )
-    config = config or MedMergeConfig.from_json_file(folder / MERGE_CONFIG)
-    state = _read_state(folder) if merging or len(config.sources) > 1 else {}
-    network = None if merging else _read_network(folder, dtype)
-    return SavedModel(folder, config, state, network, _read_processor(folder), name, shared)
+    tensors = _read_tensors(folder / WEIGHTS) if checkpoint else {}
+    collapsed = KERNEL_WEIGHTS not in tensors
+    if dtype is not None and (merging or not collapsed):
+        raise SettingsError("A merge learns in float32: leave dtype out, and train it with bf16=True instead.")
+    config = config or MedMergeConfig.from_json_file(folder / ("config.json" if checkpoint else MERGE_CONFIG))
+    network, state = None, tensors
+    if collapsed:
+        state = _read_state(folder) if merging or len(config.sources) > 1 else {}
+        if not merging:
+            network = _checkpoint_network(folder, config, tensors) if checkpoint else _read_network(folder)
+            network = network if dtype is None else network.to(export_dtype(dtype))
+    return SavedModel(folder, config, state, network, _read_processor(folder), name, shared, collapsed)
 
 
 def find_folder(name: str, subfolder: str = "", **hub: Any) -> Path:
@@ -154,10 +161,26 @@ def find_folder(name: str, subfolder: str = "", **hub: Any) -> Path:
 def _read_state(folder: Path) -> dict[str, Tensor]:
     if not (folder / MERGE_STATE).is_file():
         raise StateError(f"{folder} holds no {MERGE_STATE}: one source was fine-tuned, nothing was merged.")
-    return load_file(folder / MERGE_STATE)
+    return _read_tensors(folder / MERGE_STATE)
 
 
-def _read_network(folder: Path, dtype: "torch.dtype | str | None") -> Any:
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CorruptSourceError(f"{file} cannot be read ({error}).") from error
+
+
+def _checkpoint_network(folder: Path, config: MedMergeConfig, tensors: Mapping[str, Tensor]) -> Any:
+    network = build_network(config.plain_config())
+    try:
+        network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise CorruptSourceError(f"{folder}: its weights do not fit its config ({error}).") from error
+    return network
+
+
+def _read_network(folder: Path) -> Any:
     from transformers import AutoModelForImageClassification
 
     try:
@@ -169,7 +192,7 @@ def _read_network(folder: Path, dtype: "torch.dtype | str | None") -> Any:
     if info["missing_keys"] or info["unexpected_keys"]:
         wrong = sorted([*info["missing_keys"], *info["unexpected_keys"]])
         raise CorruptSourceError(f"{folder}: its weights do not fit its config ({wrong[0]} first).")
-    return network if dtype is None else network.to(export_dtype(dtype))
+    return network
 
 
 def _read_processor(folder: Path) -> Any:

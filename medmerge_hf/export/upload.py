@@ -2,14 +2,16 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..configuration_medmerge import MedMergeConfig
 from ..sources.reference import source_name
-from .folder import EXPORT_FILE, MERGE_CONFIG, export_files
-from .model_card import CARD, render_card, source_licenses
+from .folder import MERGE_CONFIG
+from .model_card import render_card, source_licenses
+from .staging import CARD, EXPORT_FILE, export_files, hidden_folder
 
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ def push_export(
 ) -> Any:
     """Upload the export in a folder as one commit; what else lies there (checkpoints, pickles, notes) stays.
 
+    An upload in the background takes what is there when it is called, whatever is written into the folder meanwhile.
     The card is written anew under the repository's name. Paths of this machine are reduced to file names.
 
     Args:
@@ -39,22 +42,58 @@ def push_export(
         private: of a repository made here.
         tags: more of them for the card.
         commit_message: first line.
-        options: of [`commit_export`]: `revision`, `create_pr`, `token`, `commit_description`, `run_as_future`.
+        options: of [`commit_export`]: `revision`, `create_pr`, `token`, `commit_description`; and `run_as_future`.
 
     Returns:
         `huggingface_hub.CommitInfo`, or a `Future` of it.
     """
-    folder = Path(folder)
-    branch = None if options.get("create_pr") else options.get("revision")
-    repo_id = ensure_repository(repo_id, private=private, revision=branch, token=options.get("token"))
+    from huggingface_hub import HfApi
+
+    in_background = options.pop("run_as_future", False)
+    folder, done = _snapshot(Path(folder)) if in_background else (Path(folder), _nothing)
+    try:
+        branch = None if options.get("create_pr") else options.get("revision")
+        repo_id = ensure_repository(repo_id, private=private, revision=branch, token=options.get("token"))
+        contents = _contents(folder, repo_id, tags or ())
+    except BaseException:
+        done()
+        raise
+
+    def commit() -> Any:
+        try:
+            return commit_export(repo_id, contents, commit_message=commit_message or "Upload merged model", **options)
+        finally:
+            done()
+
+    return HfApi().run_as_future(commit) if in_background else commit()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _snapshot(folder: Path) -> tuple[Path, Callable[[], None]]:
+    """An export as it is now, for an upload that runs while the next is written; and how to remove it."""
+    copy, remove = hidden_folder(folder)
+    for path in export_files(folder):
+        (copy / path).parent.mkdir(exist_ok=True)
+        try:
+            os.link(folder / path, copy / path)  # exports replace their files, they never write into them
+        except OSError:  # not on this file system
+            shutil.copyfile(folder / path, copy / path)
+    return copy, remove
+
+
+def _contents(folder: Path, repo_id: str, tags: Sequence[str]) -> dict[str, str | bytes]:
+    """What is uploaded of an export: path in the repository -> path of a file, or its content."""
     config = MedMergeConfig.from_json_file(folder / MERGE_CONFIG)
     config.sources = [{**source, "id": source_name(source)} for source in config.sources]
     for warning in source_licenses(config)[1]:
         logger.warning("Licence of %s: %s", repo_id, warning)
     contents: dict[str, str | bytes] = {path: str(folder / path) for path in export_files(folder)}
-    contents[CARD] = render_card(config, repo_id, tags or ()).encode()
+    contents[CARD] = render_card(config, repo_id, tags).encode()
     contents[MERGE_CONFIG] = config.to_json_string().encode()
-    return commit_export(repo_id, contents, commit_message=commit_message or "Upload merged model", **options)
+    return contents
 
 
 def ensure_repository(
@@ -89,10 +128,10 @@ def commit_export(repo_id: str, contents: Mapping[str, str | bytes], **options: 
     Args:
         repo_id: `user/name`, which is there.
         contents: path in the repository -> path of a file, or its content.
-        options: of `HfApi.create_commit`: `commit_message`, `revision`, `create_pr`, `token`, `run_as_future`, ...
+        options: of `HfApi.create_commit`: `commit_message`, `revision`, `create_pr`, `token`, ...
 
     Returns:
-        `huggingface_hub.CommitInfo`, or a `Future` of it.
+        `huggingface_hub.CommitInfo`.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 

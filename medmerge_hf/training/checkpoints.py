@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest that was written to its end."""
+"""Checkpoints of a run: marked while they are written, and the newest that was written to its end."""
 
 import json
 import logging
@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 
 STATE = "trainer_state.json"  # Trainer writes it last
+
+UNFINISHED = "unfinished"  # stands in a checkpoint until all of it is written
 
 PICKLED = ("optimizer.pt", "scheduler.pt")
 
@@ -32,8 +34,12 @@ def checkpoint_problems(checkpoint: str | Path) -> list[str]:
         problems.append("rng_state.pth is missing")
     if not list(folder.glob("model*.safetensors")):
         problems.append("model.safetensors is missing")
-    problems += [f"{file.name} is cut off" for file in sorted(folder.glob("*")) if not _is_whole(file)]
-    return problems
+    return problems + _cut_off(folder)
+
+
+def _cut_off(folder: Path) -> list[str]:
+    files = [*folder.glob("*"), *folder.glob("medmerge/*")]
+    return [f"{file.name} is cut off" for file in sorted(files) if not _is_whole(file)]
 
 
 def _is_whole(file: Path) -> bool:
@@ -69,13 +75,39 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
     return None
 
 
-def discard_incomplete(output_dir: str | Path) -> None:
-    """Remove what a killed run left half-written: newer checkpoints than the last whole one."""
-    whole = last_checkpoint(output_dir)
-    for folder in _checkpoints(output_dir):
-        if folder == whole:
+def begin_checkpoint(folder: str | Path) -> None:
+    """Mark a checkpoint that is going to be written; what an earlier one of this step says of itself is void.
+
+    Args:
+        folder: of the checkpoint; made if it is not there.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / UNFINISHED).touch()
+    (folder / STATE).unlink(missing_ok=True)
+
+
+def is_begun(folder: str | Path) -> bool:
+    """Whether a checkpoint is being written there, or was when its process was killed."""
+    return (Path(folder) / UNFINISHED).is_file()
+
+
+def end_checkpoint(folder: str | Path) -> None:
+    """Take the mark away."""
+    (Path(folder) / UNFINISHED).unlink(missing_ok=True)
+
+
+def discard_half_written(checkpoint: str | Path) -> None:
+    """Remove later checkpoints beside one that a killed run left half-written; whatever else is there stays.
+
+    Args:
+        checkpoint: that the run goes on from.
+    """
+    for folder in _checkpoints(Path(checkpoint).parent):
+        if folder.name == Path(checkpoint).name:
             break
-        shutil.rmtree(folder)
+        if is_begun(folder) and (not (folder / STATE).is_file() or _cut_off(folder)):
+            shutil.rmtree(folder)
 
 
 def _checkpoints(output_dir: str | Path) -> list[Path]:

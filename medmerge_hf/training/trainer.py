@@ -21,7 +21,15 @@ from ..export.upload import push_export
 from ..merging.kernel_table import block_statistics
 from ..modeling_medmerge import MedMergeModel
 from ..networks.saved_network import check_names
-from .checkpoints import checkpoint_problems, discard_incomplete, last_checkpoint, stopped_early
+from .checkpoints import (
+    begin_checkpoint,
+    checkpoint_problems,
+    discard_half_written,
+    end_checkpoint,
+    is_begun,
+    last_checkpoint,
+    stopped_early,
+)
 from .training_args import KERNEL_LEARNING_RATE
 
 
@@ -29,7 +37,7 @@ class MedMergeTrainer(Trainer):
     """`transformers.Trainer` that knows a merge.
 
     It takes what `Trainer` takes. Beyond it: the kernel weights have `args.kernel_learning_rate` (1e-2 with plain
-    `TrainingArguments`) and no weight decay; `checkpoint-*` folders hold the small trainable form, so that the best
+    `TrainingArguments`) and no weight decay; its `checkpoint-*` folders hold the form to train on, so that the best
     checkpoint can be loaded again; `save_model` writes the collapsed export, never a pickle; mean and standard
     deviation of the kernel weights stand beside every evaluation.
 
@@ -152,14 +160,14 @@ class MedMergeTrainer(Trainer):
         folder = Path(self.args.output_dir)
         found = last_checkpoint(folder) if asked is True else Path(asked)  # type: ignore[arg-type]
         problems = ["there is none"] if found is None else checkpoint_problems(found)
-        if problems:
+        if found is None or problems:
             raise CheckpointError(
                 f"No run can be resumed from {found or folder}: {'; '.join(problems)}. The last whole checkpoint is "
                 f"{last_checkpoint(folder)}; without resume_from_checkpoint the run starts anew."
             )
         with self.args.main_process_first(desc="discard half-written checkpoints"):
-            if self.args.should_save:
-                discard_incomplete(folder)
+            if self.args.should_save and found.parent.absolute() == folder.absolute():
+                discard_half_written(found)
         return str(found)
 
     def record_results(self, dataset: Any, split: str = "test", resamples: int = 1000) -> dict[str, dict[str, float]]:
@@ -194,6 +202,23 @@ class MedMergeTrainer(Trainer):
         self.optimizer = self.lr_scheduler = None
         return model
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer`: the export, wherever a user asks for it.
+
+        Args:
+            output_dir: `args.output_dir` by default.
+            _internal_call: `Trainer`'s own, for its checkpoints.
+        """
+        if _internal_call and output_dir is not None and self.args.should_save:
+            begin_checkpoint(output_dir)
+        super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial))
+            end_checkpoint(folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         model = self._plain_wrapper()
         if not isinstance(model, MedMergeModel):
@@ -202,8 +227,7 @@ class MedMergeTrainer(Trainer):
         if not self.args.should_save:
             return
         output_dir = output_dir if output_dir is not None else self.args.output_dir
-        checkpoint = Path(output_dir).name.startswith(PREFIX_CHECKPOINT_DIR)
-        model.save_pretrained(output_dir, state_dict=state_dict, collapse=not (model.merging and checkpoint))
+        model.save_pretrained(output_dir, state_dict=state_dict, collapse=not is_begun(output_dir))
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
 

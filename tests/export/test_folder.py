@@ -19,7 +19,6 @@ from medmerge_hf.errors import (
     SourceNotFoundError,
     StateError,
 )
-from medmerge_hf.export.folder import staged_directory
 
 
 @pytest.fixture
@@ -197,14 +196,6 @@ def test_an_export_replaces_its_own_files_and_keeps_others(saved):
     model.save_pretrained(folder)
     assert (folder / "notes.txt").read_text() == "mine"
     assert MedMergeModel.from_pretrained(folder).kernel_weights().query("weight == 1").shape[0] > 0
-
-
-def test_a_new_folder_appears_only_when_complete(tmp_path):
-    with staged_directory(tmp_path / "new") as folder:
-        (folder / "file").write_text("x")
-        assert not (tmp_path / "new").exists()
-    assert (tmp_path / "new" / "file").read_text() == "x"
-    assert (tmp_path / "new").stat().st_mode & 0o700 == 0o700
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

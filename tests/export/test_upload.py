@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import timm
@@ -188,6 +189,22 @@ def test_training_with_every_save_pushes_exports_and_no_pickle(hub, model, image
     assert not any(TOKEN.encode() in hub.blobs[digest] for digest in digests(hub, "tester/run").values())
 
 
+def test_an_upload_in_the_background_is_of_the_export_that_it_was_called_for(hub, model, tmp_path):
+    trainer = MedMergeTrainer(model, TrainingArguments(str(tmp_path / "run"), report_to="none", use_cpu=True))
+    go_on = threading.Event()
+    hub.fault = lambda index, method, path: None if "preupload" not in path else (go_on.wait(60), None)[1]
+    first = trainer.push_to_hub(blocking=False)
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    torch.nn.init.zeros_(model.merge.source_bias)
+    trainer.save_model()  # while it runs
+    after = (tmp_path / "run" / "model.safetensors").read_bytes()
+    go_on.set()
+    first.result(timeout=60)
+    assert before != after
+    assert hub.blobs[digests(hub, "tester/run")["model.safetensors"]] == before
+    assert not list((tmp_path / "run").glob(".*"))
+
+
 @pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
 def test_strategies_that_upload_optimizer_states_are_refused(hub, model, tmp_path, strategy):
     arguments = TrainingArguments(str(tmp_path), push_to_hub=True, hub_strategy=strategy, use_cpu=True)
@@ -195,7 +212,7 @@ def test_strategies_that_upload_optimizer_states_are_refused(hub, model, tmp_pat
         MedMergeTrainer(model, arguments)
 
 
-def test_the_small_form_is_not_pushed(hub, model, tmp_path):
+def test_the_form_to_train_on_is_not_pushed(hub, model, tmp_path):
     with pytest.raises(SettingsError, match="only the export goes to the Hub"):
         model.save_pretrained(tmp_path / "out", collapse=False, push_to_hub=True)
 

@@ -1,5 +1,6 @@
 """Runs that are killed end as those that are not."""
 
+import copy
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,16 @@ import timm
 import torch
 from safetensors.torch import load_file
 from tiny import network
+from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from medmerge_hf import MedMergeModel, MedMergeTrainer, MedMergeTrainingArguments
 from medmerge_hf.errors import CheckpointError, StateError
-from medmerge_hf.training.checkpoints import checkpoint_problems, last_checkpoint
+from medmerge_hf.training.checkpoints import (
+    begin_checkpoint,
+    checkpoint_problems,
+    discard_half_written,
+    last_checkpoint,
+)
 
 
 CONFIG = """
@@ -87,6 +94,120 @@ def test_resuming_goes_on_from_the_last_whole_checkpoint(checkpoints, tmp_path):
     trainer.train(resume_from_checkpoint=True)
     assert torch.equal(trainer.model.merge.source_bias, expected)
     assert not checkpoint_problems(tmp_path / "run" / "checkpoint-3")
+
+
+def test_only_the_trainers_own_checkpoints_are_in_the_form_to_train_on(checkpoints, tmp_path):
+    assert sorted(file.name for file in (checkpoints / "checkpoint-3").iterdir()) == [
+        *("config.json", "model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json"),
+    ]
+    trainer = trained(tmp_path)
+    for name in ("checkpoint-best", "checkpoint-5", "elsewhere/checkpoint-5"):
+        trainer.save_model(str(tmp_path / name))
+        assert not MedMergeModel.from_pretrained(tmp_path / name).merging
+        assert (tmp_path / name / "README.md").is_file()
+
+
+def files_of(folder):
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_resuming_removes_what_this_run_left_half_written_and_nothing_else(checkpoints, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(checkpoints, run)
+    (run / "checkpoint-2" / "optimizer.pt").unlink()  # of save_only_model
+    (run / "checkpoint-3" / "trainer_state.json").unlink()  # not of this trainer: it bears no mark
+    begin_checkpoint(run / "checkpoint-4")
+    shutil.copytree(checkpoints / "checkpoint-3", run / "checkpoint-5")
+    begin_checkpoint(run / "checkpoint-5")
+    (run / "checkpoint-9").mkdir()
+    (run / "checkpoint-9" / "notes.txt").write_text("mine")
+    kept = {step: files_of(run / f"checkpoint-{step}") for step in (1, 2, 3, 9)}
+    discard_half_written(run / "checkpoint-1")
+    assert {folder.name for folder in run.iterdir()} == {f"checkpoint-{step}" for step in kept}
+    assert {step: files_of(run / f"checkpoint-{step}") for step in kept} == kept
+
+
+def test_a_run_that_is_resumed_from_elsewhere_touches_no_checkpoint(checkpoints, tmp_path):
+    begin_checkpoint(tmp_path / "checkpoint-7")
+    trained(tmp_path, max_steps=2, save_strategy="no").train(resume_from_checkpoint=str(checkpoints / "checkpoint-1"))
+    assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-7"]
+
+
+def test_a_checkpoint_that_is_written_anew_is_not_whole_before_its_end(checkpoints, tmp_path):
+    shutil.copytree(checkpoints / "checkpoint-3", tmp_path / "checkpoint-3")
+    begin_checkpoint(tmp_path / "checkpoint-3")
+    assert checkpoint_problems(tmp_path / "checkpoint-3") == ["trainer_state.json is missing"]
+
+
+def resnet(folder, seed):
+    timm.models.save_for_hf(network(seed), folder / str(seed), safe_serialization=True)
+    return str(folder / str(seed))
+
+
+def vit(folder, seed):
+    torch.manual_seed(seed)
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTForImageClassification(ViTConfig(**size, image_size=32, patch_size=8)).save_pretrained(folder / str(seed))
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / str(seed))
+    return str(folder / str(seed))
+
+
+@pytest.fixture(params=["timm", "transformers"])
+def collapsed(request, tmp_path):
+    sources = [{"timm": resnet, "transformers": vit}[request.param](tmp_path, seed) for seed in range(2)]
+    model = MedMergeModel.from_sources(sources, num_labels=3, image_size=32, init=0.3)
+    return model.collapse([torch.rand(4, 3, 32, 32)])
+
+
+def tuned(kind, model, folder, **kwargs):
+    """Fine-tune for three steps, the first of which is taken for the best."""
+    torch.manual_seed(0)
+    data = [{"pixel_values": torch.rand(3, 32, 32), "labels": i % 3} for i in range(8)]
+    falls = iter(range(9))
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "falls", "greater_is_better": False}
+    quiet = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "learning_rate": 1e-2}
+    arguments = TrainingArguments(str(folder), **{**steps, **best, **quiet, **kwargs})
+    trainer = kind(
+        model, arguments, train_dataset=data, eval_dataset=data, compute_metrics=lambda _: {"falls": next(falls)}
+    )
+    return trainer, torch.stack([row["pixel_values"] for row in data])
+
+
+def logits(model, images):
+    with torch.no_grad():
+        return model.eval()(images).logits
+
+
+@pytest.mark.parametrize("kind", [MedMergeTrainer, Trainer])
+def test_the_best_checkpoint_of_fine_tuning_comes_back_whole(collapsed, tmp_path, kind):
+    trainer, images = tuned(kind, collapsed, tmp_path / "run")
+    trainer.train()
+    best, last = (MedMergeModel.from_pretrained(tmp_path / "run" / f"checkpoint-{step}") for step in (1, 3))
+    assert torch.allclose(logits(collapsed, images), logits(best, images), atol=1e-6)
+    assert not torch.allclose(logits(collapsed, images), logits(last, images), atol=1e-4)
+
+
+def test_a_checkpoint_of_fine_tuning_is_one_write_and_all_that_the_model_is(collapsed, tmp_path):
+    trainer, images = tuned(MedMergeTrainer, collapsed, tmp_path / "run", load_best_model_at_end=False)
+    trainer.train()
+    folder = tmp_path / "run" / "checkpoint-3"
+    assert not {"README.md", "medmerge/kernel_weights.png", "medmerge/config.json"} & files_of(folder).keys()
+    again, merge = (MedMergeModel.from_pretrained(folder, merging=merging) for merging in (False, True))
+    assert torch.allclose(logits(again, images), logits(collapsed, images), atol=1e-6)
+    assert again.kernel_weights().equals(collapsed.kernel_weights())
+    assert (again.merging, merge.merging) == (False, True)
+    assert MedMergeModel.from_pretrained(folder, dtype="bfloat16").network.dtype == torch.bfloat16
+
+
+def test_fine_tuning_resumes_where_it_was(collapsed, tmp_path):
+    again = copy.deepcopy(collapsed)
+    trainer, _ = tuned(MedMergeTrainer, collapsed, tmp_path / "run", load_best_model_at_end=False)
+    trainer.train()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-3")
+    second, images = tuned(MedMergeTrainer, again, tmp_path / "run", load_best_model_at_end=False)
+    second.train(resume_from_checkpoint=True)
+    assert torch.allclose(logits(again, images), logits(collapsed, images), atol=1e-6)
 
 
 def test_nothing_to_resume_from_is_said(checkpoints, tmp_path):
