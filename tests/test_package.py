@@ -1,9 +1,18 @@
+import configparser
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import timm
+from tiny import network
 
 import medmerge_hf
+
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_import_is_lazy():
@@ -21,3 +30,40 @@ def test_every_public_name_resolves_and_is_documented(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nothing"):
         _ = medmerge_hf.nothing
+
+
+def test_every_file_of_the_package_goes_into_a_wheel():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    patterns = setup["options.package_data"]["medmerge_hf"].split()
+    package = ROOT / "medmerge_hf"
+    files = [file for file in package.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    others = {file for file in files if file.suffix != ".py"}
+    assert others == {file for pattern in patterns for file in package.glob(pattern)}
+    assert all((file.parent / "__init__.py").is_file() for file in files if file.suffix == ".py")
+
+
+@pytest.mark.slow
+def test_a_wheel_works_without_the_clone(tmp_path):
+    clone, place = tmp_path / "clone", tmp_path / "site"
+    shutil.copytree(ROOT / "medmerge_hf", clone / "medmerge_hf", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", clone, "-w", tmp_path, "--no-deps", "--no-build-isolation"], check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    subprocess.run([*pip, "install", wheel, "--no-deps", "--no-index", "--target", place], check=True)
+    shutil.rmtree(clone)
+
+    def run(*words):
+        environment = {**os.environ, "PYTHONPATH": str(place)}
+        return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True).stdout
+
+    for seed in range(2):
+        timm.models.save_for_hf(network(seed), tmp_path / str(seed), safe_serialization=True)
+    assert str(place) in run(sys.executable, "-c", "import medmerge_hf; print(medmerge_hf.__file__)")
+    assert '"ok": true' in run(str(place / "bin" / "medmerge"), "inspect", "0", "1", "--json")
+    assert "--image_size" in run(sys.executable, "-m", "medmerge_hf.cli", "train", "--help")
+    templates = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "medmerge_hf").rglob("*.jinja"))
+    assert templates
+    assert all((place / name).is_file() for name in templates)

@@ -38,7 +38,7 @@ def probe_score(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> floa
 
     Args:
         features: `[N, D]`.
-        labels: `[N]` classes.
+        labels: `[N]` classes, or `[N, K]` of several labels, each a regression of its own.
         seed: of the folds.
 
     Example:
@@ -48,12 +48,16 @@ def probe_score(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> floa
         True
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
+    from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
+    regression: Any = LogisticRegression(C=0.01, max_iter=500)
+    if labels.ndim == 2:
+        regression, labels = OneVsRestClassifier(regression), labels.astype(int)
+    folds = (StratifiedKFold if labels.ndim == 1 else KFold)(FOLDS, shuffle=True, random_state=seed)
+    model = make_pipeline(StandardScaler(), regression)
     return float(cross_val_score(model, features, labels, cv=folds, scoring="f1_macro").mean())
 
 

@@ -25,6 +25,11 @@ def test_more_features_than_images_are_no_trouble():
     assert 0 <= probe_score(random.normal(size=(30, 200)), LABELS[:30]) < 0.8
 
 
+def test_several_labels_are_a_task_each():
+    several = np.stack([LABELS == 0, LABELS != 1], axis=1).astype(float)
+    assert probe_score(task(0.5), several) > probe_score(task(8.0), several)
+
+
 def test_cka_knows_no_rotation_and_no_scale():
     torch.manual_seed(0)
     features, others = torch.randn(32, 8), torch.randn(32, 8)
