@@ -12,13 +12,13 @@ $(VENV)/.dev: setup.cfg
 	$(BIN)/python -m pip install -q --no-compile -e ".[dev]"
 	touch $@
 
-.venv-demo/.recipes: setup.cfg
+.venv-demo/.installed: setup.cfg
 	$(PYTHON) -m venv .venv-demo
 	.venv-demo/bin/python -m pip install -q --no-compile --upgrade pip
-	.venv-demo/bin/python -m pip install -q --no-compile ".[recipes]"
+	.venv-demo/bin/python -m pip install -q --no-compile .
 	touch $@
 
-demo: .venv-demo/.recipes
+demo: .venv-demo/.installed
 	.venv-demo/bin/python recipes/demo.py
 
 quality: $(VENV)/.dev

@@ -82,6 +82,24 @@ def make_settings(raw: Mapping[str, Any], fewest_sources: int = 2) -> Settings:
         medmerge_hf.errors.SettingsError: image_size=0: expected a whole number at least 8 and at most 8192.
     """
     problems = Problems()
+    settings = find_settings(raw, problems, fewest_sources)
+    problems.raise_all()
+    assert settings is not None
+    return settings
+
+
+def find_settings(raw: Mapping[str, Any], problems: Problems, fewest_sources: int = 2) -> Settings | None:
+    """As [`make_settings`], for several runs whose problems are told together.
+
+    Args:
+        raw: option -> value.
+        problems: receives a text for each option that is wrong.
+        fewest_sources: how many there must be.
+
+    Returns:
+        `None` where something is wrong.
+    """
+    before = len(problems)
     options = expand(raw, problems)
     stages = {stage: _stage(stage, options.get(stage), problems) for stage in STAGES}
     _check_all_names(options, stages, problems)
@@ -97,7 +115,8 @@ def make_settings(raw: Mapping[str, Any], fewest_sources: int = 2) -> Settings:
     _check_data(data, problems)
     _check_run(run, problems)
     made = {stage: _arguments(stage, given, run, problems) for stage, given in stages.items()}
-    problems.raise_all()
+    if len(problems) > before:
+        return None
     given = {**raw, "sources": [_parsed(one) for one in _as_list(raw["sources"])]}
     return Settings(source, data, run, **made, options=given)  # type: ignore[arg-type]
 
