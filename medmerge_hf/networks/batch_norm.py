@@ -4,7 +4,7 @@ The statistics of two networks do not average into those of their merge (REPAIR,
 otherwise good merge is at chance.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -21,6 +21,30 @@ def _to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, dict):
         return {key: value.to(device) for key, value in batch.items() if isinstance(value, Tensor) and key != "labels"}
     return batch[0].to(device) if isinstance(batch, (list, tuple)) else batch.to(device)
+
+
+def _not_alone(batches: Iterable[Any]) -> Iterator[Any]:
+    """Batches, one of a single image joined to a neighbour: it has no variance where a layer sees one pixel of it."""
+    waiting: list[Any] = []
+    for batch in batches:
+        if waiting and _size(waiting[-1]) == 1:
+            batch = _joined(waiting.pop(), batch)
+        waiting.append(batch)
+        if len(waiting) == 2 and _size(batch) > 1:
+            yield waiting.pop(0)
+    if len(waiting) == 2:
+        waiting = [_joined(*waiting)]
+    yield from waiting
+
+
+def _size(batch: Any) -> int:
+    return len(batch["pixel_values"] if isinstance(batch, dict) else batch)
+
+
+def _joined(first: Any, second: Any) -> Any:
+    if isinstance(first, dict):
+        return {key: torch.cat([tensor, second[key]]) for key, tensor in first.items()}
+    return torch.cat([first, second])
 
 
 @torch.no_grad()
@@ -59,8 +83,7 @@ def recalibrate_batch_norm(
         layer.train()
     seen = 0
     try:
-        for batch in batches:
-            batch = _to_device(batch, device)
+        for batch in _not_alone(_to_device(batch, device) for batch in batches):
             images = batch["pixel_values"] if isinstance(batch, dict) else batch
             seen += len(images)
             for layer in layers:

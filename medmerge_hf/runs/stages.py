@@ -13,7 +13,7 @@ from ..export.record import record_data
 from ..modeling_medmerge import MedMergeModel
 from ..networks.preprocessing import resolve_preprocessing
 from ..training.checkpoints import last_checkpoint
-from ..training.losses import BalancedLoss, balanced_weights
+from ..training.losses import TaskLoss, balanced_weights
 from ..training.single_source import freeze_backbone
 from ..training.trainer import MedMergeTrainer
 from .build import make_model, make_single
@@ -31,7 +31,7 @@ def make_trainer(model: MedMergeModel, target: Any, settings: Settings, args: Tr
     augment = pixels.train_transform(settings.data.crop_scale, settings.data.color_jitter)
     patience, loss = settings.run.patience, None
     if settings.data.class_weights:
-        loss = BalancedLoss(balanced_weights(target["train"]["label"], len(target.classes)), target.multi_label)
+        loss = TaskLoss(balanced_weights(target["train"]["label"], len(target.classes)))
     return MedMergeTrainer(
         model=model,
         args=args,

@@ -1,10 +1,19 @@
-"""Classes of unequal size: a loss in which each counts the same."""
+"""The loss of the target task, which adds up over the parts of a batch, and weights for classes of unequal size."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import DataError, SettingsError
+
+
+IGNORED = -100  # a label that does not count, as in transformers and torch
+
+MULTI_LABEL = "multi_label_classification"
 
 
 def balanced_weights(labels: Any, num_labels: int) -> Tensor:
@@ -15,35 +24,114 @@ def balanced_weights(labels: Any, num_labels: int) -> Tensor:
         num_labels: K.
 
     Returns:
-        `[K]`: of each class; of several labels the weight of a positive against a negative, `negatives / positives`.
+        `[K]`: of each class; of several labels the weight of a positive against a negative, `negatives / positives`
+        (1 where there are none of either).
+
+    Raises:
+        DataError: a class without an image.
 
     Example:
         >>> balanced_weights([0, 0, 0, 1], 2)
         tensor([0.6667, 2.0000])
     """
+    from sklearn.utils.class_weight import compute_class_weight
+
     values = np.asarray(labels)
     if values.ndim == 2:
         positives = values.sum(0)
-        return torch.as_tensor((len(values) - positives) / np.maximum(positives, 1), dtype=torch.float32)
-    counts = np.bincount(values, minlength=num_labels)
-    return torch.as_tensor(len(values) / (num_labels * np.maximum(counts, 1)), dtype=torch.float32)
+        negatives = len(values) - positives
+        both = (positives > 0) & (negatives > 0)
+        return torch.as_tensor(np.where(both, negatives / np.maximum(positives, 1), 1), dtype=torch.float32)
+    if missing := sorted(set(range(num_labels)) - set(values.tolist())):
+        raise DataError(
+            f"Class weights: class {missing[0]} of {num_labels} has no training image, so that no weight makes it "
+            "count the same. Add one, or leave class_weights out."
+        )
+    weights = compute_class_weight("balanced", classes=np.arange(num_labels), y=values)
+    return torch.as_tensor(weights, dtype=torch.float32)
 
 
-class BalancedLoss:
-    """Cross-entropy with class weights, as a `Trainer` takes it (`compute_loss_func`).
+@dataclasses.dataclass(frozen=True)
+class TaskLoss:
+    """The loss of an image classifier, as a `Trainer` takes it (`compute_loss_func`).
+
+    It is a sum over images (and labels), divided by the number of those that one optimizer step takes: in whatever
+    micro-batches and processes a step is computed, it has the loss and the gradient of one big batch.
 
     Args:
-        weights: of [`balanced_weights`].
-        multi_label: whether an image may have several labels.
+        weights: of [`balanced_weights`]; every class counts as often as it occurs by default.
+        config: of the network, whose `problem_type` is followed; where it is not set, it follows from the labels and
+            is noted there, as transformers does. [`MedMergeTrainer`] fills it in.
+        label_smoothing: share of a label that is spread over all classes. [`MedMergeTrainer`] takes it from
+            `label_smoothing_factor`.
+
+    Raises:
+        SettingsError: label smoothing or weights where they have no effect.
+
+    Example:
+        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]]), torch.tensor([0, 1, 0])
+        >>> whole, loss = TaskLoss()({"logits": logits}, labels), TaskLoss()
+        >>> parts = [loss({"logits": logits[part]}, labels[part], 3) for part in (slice(2), slice(2, 3))]
+        >>> bool(torch.isclose(sum(parts), whole))
+        True
     """
 
-    def __init__(self, weights: Tensor, multi_label: bool = False) -> None:
-        self.weights, self.multi_label = weights, multi_label
+    weights: Tensor | None = None
+    config: Any = None
+    label_smoothing: float = 0.0
 
-    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        """The loss of a batch."""
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
-        weights = self.weights.to(logits.device)
-        if self.multi_label:
-            return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), pos_weight=weights)
-        return nn.functional.cross_entropy(logits.float(), labels, weight=weights)
+    def __post_init__(self) -> None:
+        self._check(getattr(self.config, "problem_type", None))
+
+    def _check(self, problem: str | None) -> None:
+        if self.label_smoothing and problem in (MULTI_LABEL, "regression"):
+            raise SettingsError(
+                f"label_smoothing_factor={self.label_smoothing} has no effect on {problem}: it spreads the one label "
+                "of an image over the others. Set it to 0."
+            )
+        if self.weights is not None and problem == "regression":
+            raise SettingsError("Class weights have no effect on regression, which knows no classes: leave them out.")
+
+    def _problem(self, logits: Tensor, labels: Tensor) -> str:
+        problem = getattr(self.config, "problem_type", None)
+        if problem is None:
+            whole = not labels.is_floating_point()
+            problem = (
+                "regression" if logits.shape[-1] == 1 else "single_label_classification" if whole else MULTI_LABEL
+            )
+            self._check(problem)
+            if self.config is not None:
+                self.config.problem_type = problem
+        return problem
+
+    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: "Tensor | int | None" = None) -> Tensor:
+        """The loss of a batch, or its part of that of a whole step.
+
+        Args:
+            outputs: of the network, with `logits` `[N, K]`.
+            labels: `[N]` classes, `[N, K]` floats of several labels, or numbers; -100 does not count.
+            num_items_in_batch: how many labels the step has in all; by default those of this batch.
+
+        Raises:
+            DataError: there are no labels.
+        """
+        if labels is None:
+            raise DataError("The training images come without 'labels': a batch needs them beside pixel_values.")
+        logits = (outputs["logits"] if isinstance(outputs, dict) else outputs[0]).float()
+        labels = labels.to(logits.device)
+        counts = labels != IGNORED
+        items = counts.sum() if num_items_in_batch is None else num_items_in_batch
+        items = items.to(logits.device) if isinstance(items, Tensor) else items
+        return self._sum(self._problem(logits, labels), logits, labels, counts) / items
+
+    def _sum(self, problem: str, logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+        weights = None if self.weights is None else self.weights.to(logits.device)
+        if problem == MULTI_LABEL:
+            return functional.binary_cross_entropy_with_logits(
+                logits, labels.float(), weight=counts.to(logits), pos_weight=weights, reduction="sum"
+            )
+        if problem == "regression":
+            return (counts * (logits.view_as(labels) - labels)).square().sum()
+        return functional.cross_entropy(
+            logits, labels.view(-1), weights, reduction="sum", label_smoothing=self.label_smoothing
+        )

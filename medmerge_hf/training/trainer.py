@@ -1,5 +1,6 @@
 """`Trainer` for both stages: own learning rate of the kernel weights, checkpoints that hold them, collapse."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from .checkpoints import (
     last_checkpoint,
     stopped_early,
 )
+from .last_batch import drops_last_batch
+from .losses import IGNORED, TaskLoss
 from .training_args import KERNEL_LEARNING_RATE
 
 
@@ -58,6 +61,7 @@ class MedMergeTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         model = self._plain_wrapper()
+        self.compute_loss_func = self._task_loss(getattr(getattr(model, "network", model), "config", None))
         if getattr(model, "merge", None) is None:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.fsdp or self.args.deepspeed:
@@ -79,13 +83,47 @@ class MedMergeTrainer(Trainer):
             optimizer.add_param_group({"params": [parameter], "lr": rate, "weight_decay": 0.0})
         return optimizer
 
+    def _task_loss(self, config: Any) -> Any:
+        """A loss that adds up over micro-batches and processes, unless the user brought another."""
+        given, smoothing = self.compute_loss_func or TaskLoss(), self.args.label_smoothing_factor
+        if isinstance(given, TaskLoss):
+            return dataclasses.replace(given, config=config, label_smoothing=smoothing or given.label_smoothing)
+        if smoothing:
+            raise SettingsError(
+                f"label_smoothing_factor={smoothing} has no effect on a compute_loss_func: smooth in it, and set the "
+                "factor to 0."
+            )
+        return given
+
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """As `Trainer`; while the merge stage trains with the L2 penalty that the arguments ask for."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if self.args.n_gpu > 1:  # DataParallel gathers all outputs first; Trainer scales as if each had its own loss
+            loss = loss.mean() / self.args.n_gpu
         merge = getattr(self._plain_wrapper(), "merge", None)
         if model.training and merge is not None and (strength := getattr(self.args, "kernel_l2", 0.0)):
-            loss = loss + strength * merge.l2_penalty()
+            parts = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
+            loss = loss + strength * merge.l2_penalty() / parts
         return (loss, outputs) if return_outputs else loss
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """As `Trainer`; images with which Accelerate fills up the last batch of several processes do not count."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and isinstance(self.compute_loss_func, TaskLoss) and self._filled_up():
+            labels = batches[-1]["labels"].clone()
+            labels[self._own_images(len(labels)) :] = IGNORED
+            batches[-1] = {**batches[-1], "labels": labels}
+            items = self._get_num_items_in_batch(batches, device)
+        return batches, items
+
+    def _filled_up(self) -> bool:
+        """Whether the batches that the processes hold now are the last ones of an epoch, with images repeated."""
+        state = self.accelerator.gradient_state
+        return self.args.world_size > 1 and state.end_of_dataloader and state.remainder > 0
+
+    def _own_images(self, size: int) -> int:
+        """How many images of such a batch are no repetitions; they come first, those of the first process before."""
+        return max(0, self.accelerator.gradient_state.remainder - self.args.process_index * size)
 
     def _plain_wrapper(self) -> Any:
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
@@ -132,7 +170,11 @@ class MedMergeTrainer(Trainer):
         """
         if getattr(self.args, "sync_batch_norm", False) and self.args.world_size > 1:
             self._sync_batch_norm()
-        max_steps = self.args.max_steps
+        max_steps, drop_last = self.args.max_steps, self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drops_last_batch(
+            *(self._plain_wrapper(), self.train_dataset, self._train_batch_size, self.args.world_size, drop_last),
+            one_image=lambda: next(iter(self.get_train_dataloader()))["pixel_values"][:1],
+        )
         if resume_from_checkpoint:
             resume_from_checkpoint = self._whole_checkpoint(resume_from_checkpoint)
             if (step := stopped_early(resume_from_checkpoint)) is not None:
@@ -140,7 +182,7 @@ class MedMergeTrainer(Trainer):
         try:
             output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         finally:
-            self.args.max_steps = max_steps
+            self.args.max_steps, self.args.dataloader_drop_last = max_steps, drop_last
         model = self._plain_wrapper()
         if isinstance(model, MedMergeModel):
             record_training(model.config, model.stage, self.args, self.state)
@@ -198,9 +240,19 @@ class MedMergeTrainer(Trainer):
         """
         model: MedMergeModel = self._plain_wrapper()
         set_seed(self.args.seed)  # order and augmentation of these images must not depend on whether a run was resumed
-        model.collapse(self.get_train_dataloader())
+        model.collapse(self._each_image_once())
         self.optimizer = self.lr_scheduler = None
         return model
+
+    def _each_image_once(self) -> Iterator[dict[str, Any]]:
+        """Batches of training images, the last one whole and without repetitions."""
+        with self._every_image():
+            loader = self.get_train_dataloader()
+        for batch in loader:
+            images = batch["pixel_values"]
+            own = images[: self._own_images(len(images))] if self._filled_up() else images
+            if len(own):
+                yield {"pixel_values": own}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer`: the export, wherever a user asks for it.

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -42,3 +43,13 @@ def test_dict_batches_with_labels_are_taken(model, images):
 
 def test_a_network_without_batch_norm_sees_no_image():
     assert recalibrate_batch_norm(nn.Linear(2, 2), [torch.zeros(1, 2)]) == 0
+
+
+@pytest.mark.parametrize("sizes", [[4, 4, 1], [1, 4], [1, 1, 1], [4, 1, 4], [1, 1, 4, 1]])
+@pytest.mark.parametrize("kind", ["tensor", "dict", "tuple"])
+def test_an_image_alone_is_joined_to_a_neighbour(sizes, kind):
+    norm, images = nn.BatchNorm2d(3), torch.randn(sum(sizes), 3, 1, 1)
+    make = {"tensor": lambda x: x, "dict": lambda x: {"pixel_values": x, "labels": 0}, "tuple": lambda x: (x, 0)}[kind]
+    forward = (lambda batch: norm(batch["pixel_values"])) if kind == "dict" else None
+    assert recalibrate_batch_norm(norm, map(make, images.split(sizes)), forward) == len(images)
+    assert torch.allclose(norm.running_mean, images.mean((0, 2, 3)), atol=1e-6)

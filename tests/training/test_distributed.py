@@ -20,6 +20,7 @@ import timm
 import torch
 from medmerge_hf import MedMergeModel, MedMergeTrainer, MedMergeTrainingArguments
 from medmerge_hf.networks.batch_norm import batch_norms, recalibrate_batch_norm
+from medmerge_hf.training.losses import TaskLoss
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
@@ -32,7 +33,7 @@ torch.manual_seed(5)
 model = MedMergeModel.from_sources(networks, num_labels=3, init=0.3)
 side = model.image_processor.data_config["input_size"][-1]
 generator = torch.Generator().manual_seed(0)
-data = [{"pixel_values": torch.rand(3, side, side, generator=generator), "labels": i % 3} for i in range(32)]
+data = [{"pixel_values": torch.rand(3, side, side, generator=generator), "labels": i % 3} for i in range(27)]
 steps = {}
 
 class Watch(TrainerCallback):
@@ -40,11 +41,16 @@ class Watch(TrainerCallback):
         steps[f"step{state.global_step}"] = model.merge.source_bias.detach().clone()
 
 arguments = MedMergeTrainingArguments(
-    folder, use_cpu=True, max_steps=4, per_device_train_batch_size=size, kernel_learning_rate=0.05, learning_rate=0.01,
-    optim="sgd", save_strategy="steps", save_steps=4, disable_tqdm=True, report_to="none", seed=3,
+    folder, use_cpu=True, max_steps=4, per_device_train_batch_size=size, kernel_learning_rate=0.5, learning_rate=0.01,
+    optim="sgd", save_strategy="steps", save_steps=4, disable_tqdm=True, report_to="none", seed=3, logging_steps=1,
+    gradient_accumulation_steps=2 if size == 2 else 1,
 )
-trainer = MedMergeTrainer(model=model, args=arguments, train_dataset=data, eval_dataset=data, callbacks=[Watch()])
+trainer = MedMergeTrainer(
+    model=model, args=arguments, train_dataset=data, eval_dataset=data, callbacks=[Watch()],
+    compute_loss_func=TaskLoss(torch.tensor([1.0, 2.0, 0.5])),
+)
 trainer.train()
+steps["losses"] = torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
 if arguments.world_size > 1:
     wrapped = trainer.model_wrapped
     assert type(wrapped).__name__ == "DistributedDataParallel", type(wrapped)
@@ -83,10 +89,10 @@ def start(script, folder, name, processes, size):
 
 
 @pytest.mark.parametrize("name", ["test_convnext", pytest.param("test_resnet", marks=pytest.mark.slow)])
-def test_two_processes_train_what_one_with_the_doubled_batch_trains(name, tmp_path):
+def test_two_processes_train_in_parts_what_one_trains_in_one_batch(name, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    first, second = start(script, tmp_path / "two", name, processes=2, size=4)
+    first, second = start(script, tmp_path / "two", name, processes=2, size=2)
     [alone] = start(script, tmp_path / "one", name, processes=1, size=8)
     assert [int(found["world"]) for found in (first, second, alone)] == [2, 2, 1]
     buffers, sources, learned = first.pop("bytes").tolist()
@@ -99,6 +105,7 @@ def test_two_processes_train_what_one_with_the_doubled_batch_trains(name, tmp_pa
     if name == "test_convnext":  # BatchNorm without synchronisation sees other batches
         for step in range(1, 5):
             assert torch.allclose(first[f"step{step}"], alone[f"step{step}"], atol=1e-5 * step)
+        assert torch.allclose(first["losses"], alone["losses"], atol=1e-6)
         assert not torch.allclose(first["step4"], torch.full_like(first["step4"], 0.3), atol=1e-3)
 
 
