@@ -121,6 +121,34 @@ def table(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     return markdown_table(["method", "macro F1 after stage 1", "after fine-tuning"], lines)
 
 
+def draw_scores(axes: Any, scores: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> None:
+    """Draw a group of bars a method, one bar a stage: its mean, and a dot a seed.
+
+    Args:
+        axes: of matplotlib.
+        scores: method -> stage -> a figure for each seed.
+        label: what the figure is.
+    """
+    for row, stages in enumerate(scores.values()):
+        height = 0.8 / len(stages)
+        for index, (stage, values) in enumerate(stages.items()):
+            place = row + (index - (len(stages) - 1) / 2) * height
+            axes.barh(
+                place,
+                statistics.fmean(values),
+                height * 0.92,
+                color=f"C{index}",
+                alpha=0.7,
+                label=None if row else stage,
+            )
+            axes.plot(values, [place] * len(values), "o", color="0.15", ms=3.5)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{label} (a dot a seed)")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def draw_figure(scores: Mapping[str, Mapping[str, Sequence[float]]], folder: Path, file: Path) -> None:
     """Examples of the three tasks above the scores on the target."""
     from matplotlib.figure import Figure
@@ -174,40 +202,3 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
-
-
-def draw_scores(axes: Any, scores: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> None:
-    """Draw a group of bars a method, one bar a stage: its mean, and a dot a seed.
-
-    Args:
-        axes: of matplotlib.
-        scores: method -> stage -> a figure for each seed.
-        label: what the figure is.
-    """
-    for row, stages in enumerate(scores.values()):
-        height = 0.8 / len(stages)
-        for index, (stage, values) in enumerate(stages.items()):
-            place = row + (index - (len(stages) - 1) / 2) * height
-            axes.barh(
-                place,
-                statistics.fmean(values),
-                height * 0.92,
-                color=f"C{index}",
-                alpha=0.7,
-                label=None if row else stage,
-            )
-            axes.plot(values, [place] * len(values), "o", color="0.15", ms=3.5)
-    axes.set_yticks(range(len(scores)), list(scores))
-    axes.invert_yaxis()
-    axes.set_xlabel(f"{label} (a dot a seed)")
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def plot_scores(scores: Mapping[str, Mapping[str, Sequence[float]]], file: str | Path, label: str) -> None:
-    """Save the picture of [`draw_scores`] as a file."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 0.9 + 0.6 * len(scores)), layout="constrained")
-    draw_scores(figure.subplots(), scores, label)
-    figure.savefig(file, dpi=120)

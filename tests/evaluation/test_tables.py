@@ -1,6 +1,5 @@
 import matplotlib.image
 import numpy as np
-from demo import plot_scores
 
 from medmerge_hf.export.kernel_plot import plot_kernel_weights
 from medmerge_hf.sources.reference import short_name
@@ -10,12 +9,6 @@ def test_kernel_weight_picture_is_drawn(model, tmp_path):
     plot_kernel_weights(model.kernel_weights(), tmp_path / "a.png")
     pixels = matplotlib.image.imread(tmp_path / "a.png")
     assert np.ptp(pixels[..., :3]) > 0.5
-
-
-def test_score_picture_is_drawn(tmp_path):
-    scores = {"a": {"merged": [0.1, 0.2]}, "MedMerge": {"merged": [0.3, 0.4]}}
-    plot_scores(scores, tmp_path / "a.png", "macro F1")
-    assert np.ptp(matplotlib.image.imread(tmp_path / "a.png")[..., :3]) > 0.5
 
 
 def test_names_are_short():
