@@ -1,8 +1,8 @@
 """DICOM files as 8 bit pictures (`pip install "medmerge_hf[dicom]"`).
 
 Black and white are the two ends of a window: the one that is given, else the file's own (its VOI lookup table where it
-has one). Without either, grey of up to 8 stored bits is taken as it lies, and deeper values from the file's lowest to
-its highest, padding left out. Padding is black.
+has one). Without either, grey of up to 8 stored bits is taken as it lies, and deeper values from the lowest to the
+highest of all such files, padding left out. Padding is black.
 """
 
 import logging
@@ -10,12 +10,15 @@ import math
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from ..errors import DataError
 
+
+if TYPE_CHECKING:
+    from .dicom_pixels import Picture
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +64,17 @@ def is_dicom(path: str | Path) -> bool:
         return False
 
 
-def read_dicom(path: str | Path, window: Sequence[float] | None = None) -> Image.Image:
+def read_dicom(
+    path: str | Path, window: Sequence[float] | None = None, ends: tuple[float, float] | None = None
+) -> Image.Image:
     """One DICOM file as a picture. What had to be decided for it is logged, once a kind (see [`forget_notes`]).
 
     Args:
         path: of a file of one frame.
         window: centre and width in the file's units (Hounsfield for CT), in the place of the file's own; the file's
             `VOILUTFunction` stays. Colour has no window.
+        ends: values that are black and white in deep grey that has no window at all; the file's lowest and highest
+            if not given.
 
     Returns:
         An image of mode `L` or `RGB`. High values are bright, in `MONOCHROME1` low ones.
@@ -77,23 +84,39 @@ def read_dicom(path: str | Path, window: Sequence[float] | None = None) -> Image
         DataError: no pydicom, no sound DICOM, several frames, a compression that nothing installed decodes, tags that
             contradict each other, a window without width.
     """
-    ends = _checked(window)
+    return picture_of(path, checked_window(window), ends).image
+
+
+def picture_of(
+    path: str | Path, window: tuple[float, float] | None = None, ends: tuple[float, float] | None = None
+) -> "Picture":
+    """What [`read_dicom`] gives, with the lowest and highest value of deep grey that has no window.
+
+    Args:
+        path: of a file of one frame.
+        window: of [`checked_window`].
+        ends: as for `read_dicom`.
+
+    Raises:
+        NoImageError: the file is of a kind without pixels.
+        DataError: see `read_dicom`.
+    """
     try:
         from .dicom_pixels import picture
     except ImportError as error:
         raise DataError(f'{path} is DICOM, which needs pydicom: pip install "medmerge_hf[dicom]".') from error
     try:
-        image, notes = picture(_opened(Path(path)), ends)
+        found = picture(_opened(Path(path)), window, ends)
     except DataError as error:
         raise type(error)(f"{path} {error}") from error.__cause__
     except Exception as error:  # pydicom and its decoders raise almost anything on broken files
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read as DICOM ({type(error).__name__}: {reason}).") from error
-    for note in notes:
+    for note in found.notes:
         if note not in _told:
             _told.add(note)
             logger.warning("%s %s; other files of this kind are not named.", path, note)
-    return image
+    return found
 
 
 def forget_notes() -> None:
@@ -101,7 +124,16 @@ def forget_notes() -> None:
     _told.clear()
 
 
-def _checked(window: Sequence[float] | None) -> tuple[float, float] | None:
+def checked_window(window: Sequence[float] | None) -> tuple[float, float] | None:
+    """Centre and width as numbers.
+
+    Raises:
+        DataError: a width that is not above 0, or anything else than two finite numbers.
+
+    Example:
+        >>> checked_window([40, 400])
+        (40.0, 400.0)
+    """
     if window is None:
         return None
     try:
@@ -109,7 +141,7 @@ def _checked(window: Sequence[float] | None) -> tuple[float, float] | None:
     except (TypeError, ValueError):
         centre, width = math.nan, math.nan
     if not (math.isfinite(centre) and math.isfinite(width) and width > 0):
-        raise DataError(f"window={window!r} is no window: give a centre and a width above 0.")
+        raise DataError(f"dicom_window={window!r} is no window: give a centre and a width above 0.")
     return centre, width
 
 

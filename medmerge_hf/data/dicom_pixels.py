@@ -1,5 +1,7 @@
 """The stored values of a DICOM file as grey or colour of 8 bits, through pydicom's own pipeline."""
 
+from typing import NamedTuple
+
 import numpy as np
 from PIL import Image
 from pydicom import Dataset
@@ -20,32 +22,49 @@ from ..errors import DataError
 GREY = ("MONOCHROME1", "MONOCHROME2")
 SEVERAL = "has several windows or lookup tables: the first is used"
 UNWINDOWED = (
-    "has neither a window nor plain grey of 8 bits: its lowest value is black and its highest white, so that grey "
-    "values of two such files cannot be compared (dicom_window sets one window for all)"
+    "has neither a window nor plain grey of 8 bits: the lowest value of all such files is black and the highest white "
+    "(dicom_window sets a window)"
 )
 COLOUR = "is in colour, for which dicom_window is not used"
 WINDOW = ("WindowCenter", "WindowWidth")
 
 
-def picture(data: Dataset, window: tuple[float, float] | None = None) -> tuple[Image.Image, list[str]]:
+class Picture(NamedTuple):
+    """A picture, and what had to be decided for it.
+
+    Attributes:
+        image: of mode `L` or `RGB`.
+        notes: texts that go on after the file's name.
+        ends: lowest and highest value of deep grey that has no window, padding left out; `None` of anything else.
+    """
+
+    image: Image.Image
+    notes: list[str]
+    ends: tuple[float, float] | None = None
+
+
+def picture(
+    data: Dataset, window: tuple[float, float] | None = None, ends: tuple[float, float] | None = None
+) -> Picture:
     """The picture of a data set of one frame.
 
     Args:
         data: as `pydicom.dcmread` gives it; values that the standard lets out are filled in.
         window: centre and width, in the place of the data set's own.
-
-    Returns:
-        An image of mode `L` or `RGB`, and what had to be decided for it: texts that go on after the file's name.
+        ends: values that are black and white in deep grey that has no window; its own if not given.
 
     Raises:
         DataError: what cannot be shown; the text goes on after the file's name. pydicom raises other errors.
     """
     raw, kind = _decoded(data)
     stored = _stored(data, raw)
-    notes = [COLOUR] if window is not None and kind not in GREY else []
+    notes, own = [COLOUR] if window is not None and kind not in GREY else [], None
     if kind in GREY and raw.ndim == 2:
         padding = _padding(data, raw) | _padding(data, stored)
-        levels, notes = _grey(data, stored, padding, window)
+        values, levels, notes = _grey(data, stored, window)
+        if levels is None:
+            own = _ends(values[~padding])
+            levels = _between(values, ends or own)
         levels = np.where(padding, 0, _presented(data, levels, kind))
     elif kind == "PALETTE COLOR" and raw.ndim == 2:
         levels = _palette(data, stored)
@@ -56,7 +75,7 @@ def picture(data: Dataset, window: tuple[float, float] | None = None) -> tuple[I
             f"is in {kind} of {data.SamplesPerPixel} samples, PixelRepresentation {data.get('PixelRepresentation')}: "
             "of this no picture is made. Convert it to MONOCHROME2 or RGB."
         )
-    return Image.fromarray(np.rint(levels * 255).astype(np.uint8)), notes
+    return Picture(Image.fromarray(np.rint(levels * 255).astype(np.uint8)), notes, own)
 
 
 def _decoded(data: Dataset) -> tuple[np.ndarray, str]:
@@ -117,22 +136,22 @@ def _palette(data: Dataset, stored: np.ndarray) -> np.ndarray:
 
 
 def _grey(
-    data: Dataset, stored: np.ndarray, padding: np.ndarray, window: tuple[float, float] | None
-) -> tuple[np.ndarray, list[str]]:
-    """Grey 0 to 1 between the ends of a window or lookup table; and notes."""
+    data: Dataset, stored: np.ndarray, window: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """Values in the file's units; grey 0 to 1 by a window or lookup table, `None` without either; and notes."""
     values = _modality(data, stored)
     if not np.isfinite(values).all():
         raise DataError("has values that are not finite.")
     if window is not None:
-        return _windowed(data, values, *window), []
+        return values, _windowed(data, values, *window), []
     notes = [SEVERAL] if _views(data) > 1 else []
     if data.get("VOILUTSequence"):
-        return _looked_up(data, values), notes
+        return values, _looked_up(data, values), notes
     if _views(data):
-        return _windowed(data, values, *_own_window(data)), notes
+        return values, _windowed(data, values, *_own_window(data)), notes
     if values is stored and stored.dtype.kind != "f" and data.BitsStored <= 8:
-        return _as_it_lies(data, stored), notes
-    return _from_lowest_to_highest(values, padding), [UNWINDOWED]
+        return values, _as_it_lies(data, stored), notes
+    return values, None, [UNWINDOWED]
 
 
 def _padding(data: Dataset, raw: np.ndarray) -> np.ndarray:
@@ -195,10 +214,13 @@ def _looked_up(data: Dataset, values: np.ndarray) -> np.ndarray:
     return np.clip(apply_voi(indices, data) / (2.0**bits - 1), 0, 1)
 
 
-def _from_lowest_to_highest(values: np.ndarray, padding: np.ndarray) -> np.ndarray:
-    kept = values[~padding].astype(float)
-    low, high = (kept.min(), kept.max()) if kept.size else (0.0, 0.0)
-    return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros(values.shape)
+def _ends(kept: np.ndarray) -> tuple[float, float] | None:
+    return (float(kept.min()), float(kept.max())) if kept.size else None
+
+
+def _between(values: np.ndarray, ends: tuple[float, float] | None) -> np.ndarray:
+    low, high = ends or (0.0, 0.0)
+    return np.clip((values.astype(float) - low) / (high - low), 0, 1) if high > low else np.zeros(values.shape)
 
 
 def _presented(data: Dataset, levels: np.ndarray, kind: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import DataError
-from .dicom import DICOM_SUFFIXES, NoImageError, forget_notes, is_dicom, read_dicom
+from .dicom import DICOM_SUFFIXES, NoImageError, forget_notes, is_dicom, picture_of
 
 
 NPY = b"\x93NUMPY"
@@ -53,6 +53,7 @@ class Look(NamedTuple):
         png: what stands in its place, if it is not delivered as it lies there.
         depth: of an image of more than 8 bits.
         dicom: whether it is DICOM.
+        ends: lowest and highest value of deep DICOM that has no window.
     """
 
     digest: str = ""
@@ -62,9 +63,12 @@ class Look(NamedTuple):
     png: bytes | None = None
     depth: Depth | None = None
     dicom: bool = False
+    ends: tuple[float, float] | None = None
 
 
-def look_at(images: Any, places: Sequence[str], window: Sequence[float] | None) -> tuple[list[Look], dict[str, Any]]:
+def look_at(
+    images: Any, places: Sequence[str], window: tuple[float, float] | None
+) -> tuple[list[Look], dict[str, Any]]:
     """Decode every image: a broken one is named before training and not in the middle of it.
 
     Args:
@@ -75,7 +79,8 @@ def look_at(images: Any, places: Sequence[str], window: Sequence[float] | None) 
     Returns:
         A look at each image, and the rule by which pixel values became 8 bits: `mode` of all images, the values that
         are `black` and `white`, how many `deep_images` (of more than 8 bits) were scaled so, how many `dicom_images`
-        have the `dicom_window`.
+        have the `dicom_window`, and of how many without any window (`dicom_unwindowed`) which values are black and
+        white (`dicom_ends`).
 
     Raises:
         DataError: no one rule can scale all deep images.
@@ -87,6 +92,7 @@ def look_at(images: Any, places: Sequence[str], window: Sequence[float] | None) 
     scaled = [index for index in deep if looks[index].digest == ""]
     for index, look in zip(scaled, _each(images, scaled, lambda cell: _scaled(cell, black, white)), strict=True):
         looks[index] = look._replace(depth=looks[index].depth)
+    ends = _range_of_unwindowed(images, looks)
     modes = {look.mode for look in looks if not look.problem}
     rule: dict[str, Any] = {"mode": "L" if modes == {"L"} else "RGB", "black": black, "white": white}
     if deep:
@@ -96,6 +102,8 @@ def look_at(images: Any, places: Sequence[str], window: Sequence[float] | None) 
             "dicom_images": sum(look.dicom for look in looks),
             "dicom_window": "of each file" if window is None else list(window),
         }
+    if ends:
+        rule |= {"dicom_unwindowed": sum(look.ends is not None for look in looks), "dicom_ends": list(ends)}
     return looks, rule
 
 
@@ -127,9 +135,9 @@ def _each(images: Any, rows: Sequence[int], look: Any) -> list[Any]:
     return found
 
 
-def _look(cell: dict[str, Any] | None, window: Sequence[float] | None) -> Look:
+def _look(cell: dict[str, Any] | None, window: tuple[float, float] | None, ends: Any = None) -> Look:
     try:
-        return _read(cell or {}, window)
+        return _read(cell or {}, window, ends)
     except NoImageError as error:
         return Look(problem=str(error).rstrip("."), no_image=True)
     except Exception as error:  # Pillow raises almost anything on broken files
@@ -138,11 +146,13 @@ def _look(cell: dict[str, Any] | None, window: Sequence[float] | None) -> Look:
         return Look(problem=str(error).rstrip(".") or type(error).__name__)
 
 
-def _read(cell: dict[str, Any], window: Sequence[float] | None) -> Look:
+def _read(cell: dict[str, Any], window: tuple[float, float] | None, ends: Any = None) -> Look:
     path = Path(cell["path"]) if cell.get("bytes") is None and cell.get("path") else None
     if path is not None and path.is_file() and (is_dicom(path) or path.suffix.lower() in DICOM_SUFFIXES):
-        image = read_dicom(path, window)
-        return Look(_digest(image), image.mode, png=png_bytes(image), dicom=True)
+        image, _, own = picture_of(path, window, ends)
+        if own and not ends:
+            return Look(mode=image.mode, dicom=True, ends=own)
+        return Look(_digest(image), image.mode, png=png_bytes(image), dicom=True, ends=own)
     pixels, depth = _pixels(cell)
     if depth and depth.kind != "colour":
         return Look(mode="L" if pixels.ndim == 2 else "RGB", depth=depth)
@@ -211,6 +221,18 @@ def _range_of(deep: Sequence[int], looks: Sequence[Look], places: Sequence[str])
     if low >= 0 and bits and all(depth.whole for depth, _ in depths):
         return 0, 2**bits - 1
     return low, high if high > low else low + 1
+
+
+def _range_of_unwindowed(images: Any, looks: list[Look]) -> tuple[float, float] | None:
+    """Lowest and highest value of all deep DICOM without a window, the looks at which are finished with them."""
+    rows = [index for index, look in enumerate(looks) if look.ends]
+    found = [look.ends for look in looks if look.ends]
+    if not found:
+        return None
+    ends = min(low for low, _ in found), max(high for _, high in found)
+    for index, look in zip(rows, _each(images, rows, lambda cell: _look(cell, None, ends)), strict=True):
+        looks[index] = look
+    return ends
 
 
 def _range_of_colour(high: float, place: str) -> tuple[float, float]:

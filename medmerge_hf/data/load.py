@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..errors import DataError
 from . import gate
+from .dicom import checked_window
 from .images import delivered, look_at
 from .labels import read_labels
 from .listing import COMPANIONS, Listing, Request
@@ -36,7 +37,8 @@ class Target(datasets.DatasetDict):
         multi_label: whether an image may have several labels.
         left_out: what lay there and is not used, and why.
         pixel_rule: how pixel values became 8 bits: `mode` of all images, the values that are `black` and `white`;
-            `deep_images` and `dicom_images` say how many there were, `dicom_window` how DICOM was windowed.
+            `deep_images` and `dicom_images` say how many there were, `dicom_window` how DICOM was windowed,
+            `dicom_ends` what is black and white where neither it nor a file has a window.
     """
 
     name: str = ""
@@ -124,6 +126,7 @@ def load_target(
     """
     fractions = {"validation": validation_fraction, "test": test_fraction}
     _check_fractions(fractions, label_fraction)
+    window = checked_window(dicom_window)
     target, path = _find(data, revision)
     request = Request(
         str(data), path, image_column, label_column, group_column, name, target.revision if target.hub_id else None
@@ -133,7 +136,7 @@ def load_target(
     plan = assign(listing.splits, listing.places, request.data)
     labels = read_labels(listing, multi_label, request.data)
     groups = gate.read_groups(listing, group_column, request.data)
-    looks, target.pixel_rule = look_at(listing.images, listing.places, dicom_window)
+    looks, target.pixel_rule = look_at(listing.images, listing.places, window)
     rows = gate.Rows(request.data, listing.places, labels, looks, groups)
     kept = gate.leave_unreadable(rows, plan, skip_unreadable)
     if drop_duplicates:

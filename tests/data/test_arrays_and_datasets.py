@@ -129,6 +129,16 @@ def test_a_data_set_on_the_hub_is_read(hub):
         load_target("tester/eyes", label_column="finding")
 
 
+def test_files_on_the_hub_that_are_in_no_split_are_told(hub, caplog):
+    rows(8).push_to_hub("tester/parts")
+    rows(4).push_to_hub("tester/parts", "extra", split="more")
+    with caplog.at_level("INFO"):
+        target = load_target("tester/parts")
+    assert sum(sizes(target).values()) == 8
+    assert {what.split("/")[0] for what, _ in target.left_out if what[0] != "."} == {"README.md", "extra"}
+    assert "of no split that datasets reads for configuration 'default'" in caplog.text
+
+
 def test_images_on_the_hub_are_read_as_a_folder_of_images_is(hub, tmp_path):
     class_folders(tmp_path / "eyes", 6)
     picture(tmp_path / "eyes" / "ill" / "train_1.png")

@@ -8,13 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medmerge_hf.data import load_target
 from medmerge_hf.data.dicom import NoImageError, is_dicom, read_dicom
 from medmerge_hf.errors import DataError
 
 
 pydicom = pytest.importorskip("pydicom", reason="needs pydicom: pip install 'medmerge_hf[dicom]'")
 
-from dicom_files import linear, near, write_dicom  # noqa: E402
+from dicom_files import RAMP, linear, near, write_dicom  # noqa: E402
 from pydicom import uid  # noqa: E402
 from pydicom.data import get_testdata_file  # noqa: E402
 from pydicom.dataset import FileMetaDataset  # noqa: E402
@@ -183,6 +184,24 @@ def test_a_window_is_a_centre_and_a_width(tmp_path, window):
     file = write_dicom(tmp_path / "a.dcm")
     with pytest.raises(DataError, match="a centre and a width above 0"):
         read_dicom(file, window)
+    with pytest.raises(DataError, match=r"dicom_window=.* is no window"):
+        load_target(tmp_path / "not_there", dicom_window=window, skip_unreadable=True)
+
+
+def test_files_without_a_window_share_the_range_of_the_data_set(tmp_path):
+    for name, factor in (("bright", 1), ("dark", 0.5)):
+        for index in range(2):
+            pixels = (RAMP * factor).astype(np.int16) + index
+            pixels[0, 0] = -2000
+            (tmp_path / name).mkdir(exist_ok=True)
+            write_dicom(tmp_path / name / f"{index}.dcm", pixels, PixelPaddingValue=-2000)
+    write_dicom(tmp_path / "dark" / "own.dcm", RAMP, WindowCenter=1275, WindowWidth=2550)
+    target = load_target(tmp_path)
+    assert target.pixel_rule["dicom_ends"] == [5, 2551]
+    assert (target.pixel_rule["dicom_unwindowed"], target.pixel_rule["dicom_images"]) == (4, 5)
+    whitest = {(row["label"], np.asarray(row["image"]).max()) for rows in target.values() for row in rows}
+    assert whitest == {(0, 255), (1, 127), (1, 255)}
+    assert all(np.asarray(row["image"])[0, 0] == 0 for rows in target.values() for row in rows)
 
 
 @pytest.mark.parametrize("name", ["1.2.840.113619.2.55.1", "scan.IMA", "scan", "scan.DCM", "scan.png"])

@@ -1,16 +1,19 @@
 """Data sets of the `datasets` library: on the Hub."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import datasets
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 from ...errors import DataError
-from ..listing import Listing, Reader, Request, concatenate, from_columns, used_columns
+from ..listing import LeftOut, Listing, Reader, Request, concatenate, from_columns, used_columns
 
+
+logger = logging.getLogger(__name__)
 
 # Of these, `datasets` unpacks what lies in them.
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar")
@@ -63,7 +66,9 @@ def read(request: Request) -> Listing:
         if _is_image_folder(builder):
             folder = snapshot_download(request.data, repo_type="dataset", revision=request.revision)
         else:
-            return from_datasets(_splits(builder), request)
+            listing = from_datasets(_splits(builder), request)
+            listing.left_out += _unused(builder, request)
+            return listing
     except DataError:
         raise
     except Exception as error:  # the Hub, the cache and the builders raise many kinds
@@ -79,6 +84,18 @@ def read(request: Request) -> Listing:
 def _splits(builder: Any) -> datasets.DatasetDict:
     builder.download_and_prepare()
     return builder.as_dataset()
+
+
+def _unused(builder: Any, request: Request) -> list[LeftOut]:
+    """Files of which `datasets` makes no split: of other configurations, or of no name that it knows."""
+    try:
+        files = HfApi().list_repo_files(request.data, repo_type="dataset", revision=request.revision)
+    except Exception as error:  # what was read may come from the cache
+        logger.warning("%s: what else lies there is not known (%s).", request.data, " ".join(str(error).split()))
+        return []
+    used = [str(file) for split in (builder.config.data_files or {}).values() for file in split]
+    reason = f"of no split that datasets reads for configuration {builder.config.name!r}"
+    return [LeftOut(file, reason, True) for file in files if not any(path.endswith(f"/{file}") for path in used)]
 
 
 def _is_image_folder(builder: Any) -> bool:
