@@ -6,7 +6,7 @@ import json
 import math
 import reprlib
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from ..errors import SettingsError
@@ -189,15 +189,21 @@ def check_values(
         try:
             found[name] = rules[name].converted(value)
         except ValueError:
-            problems.value(f"{prefix}{name}", value, "".join(_expectation(value, rules[name])))
+            rule = rules[name]
+            words = [str(word) for member in rule.members for word in rule._words(member)]
+            problems.value(f"{prefix}{name}", value, rule.expected + did_you_mean(str(value), words))
     return found
 
 
-def _expectation(value: Any, rule: Rule) -> Iterator[str]:
-    yield rule.expected
-    words = [str(word) for member in rule.members for word in rule._words(member)]
-    if close := difflib.get_close_matches(str(value), words, 1):
-        yield f"; did you mean {close[0]}?"
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """The end of a message: the word that is most like another, or nothing.
+
+    Example:
+        >>> did_you_mean("filtr", ["layer", "filter"])
+        '; did you mean filter?'
+    """
+    close = difflib.get_close_matches(word, list(words), 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def check_names(names: Iterable[Any], known: Iterable[str], problems: Problems, prefix: str = "") -> None:

@@ -113,7 +113,7 @@ class DataOptions:
 
     data: str = dataclasses.field(
         default="",
-        metadata=about("Folder of images or DICOM, table (.csv, .jsonl, .parquet), Hub id, or MedMNIST .npz."),
+        metadata=about("Folder of images or DICOM, table (.csv, .jsonl, .parquet, ...), MedMNIST .npz, or Hub id."),
     )
     data_name: str | None = dataclasses.field(default=None, metadata=about("Configuration of a Hub data set."))
     data_revision: str | None = dataclasses.field(default=None, metadata=about("Revision of a Hub data set."))

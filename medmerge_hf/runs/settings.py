@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import SettingsError
 from ..merging.kernel_weights import initial_parameters
+from ..networks.timm_config import timm_config
 from ..sources.reference import SourceReference
 from ..training.training_args import MedMergeTrainingArguments
-from .checks import Problems, Rule, check_names, check_values
+from .checks import Problems, Rule, check_names, check_values, did_you_mean
 from .config import expand
 from .options import SECTIONS, STAGES, DataOptions, RunOptions, SourceOptions
 from .stage_arguments import NO_USE, check_integrations, make_arguments, stage_rules
@@ -164,6 +166,12 @@ def _source(name: str, given: Any, problems: Problems) -> Any:
 
 
 def _check_sources(source: SourceOptions, fewest: int, problems: Problems) -> None:
+    if source.architecture is not None:
+        try:
+            timm_config(source.architecture)
+        except (SettingsError, RuntimeError) as error:  # timm's own: a tag that it does not know
+            hint = did_you_mean(source.architecture, timm.list_models())
+            problems.value("architecture", source.architecture, f"timm's name of a network ({error}){hint}")
     count = len(source.sources)
     if 0 < count < fewest:
         problems.value("sources", source.sources, "an anchor and at least one other source")

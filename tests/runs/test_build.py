@@ -1,8 +1,10 @@
+import inspect
 import logging
 
 import numpy as np
 import pytest
 
+from medmerge_hf import load_target
 from medmerge_hf.runs.build import choose_sources, load_data, make_model, make_single, training_features
 from medmerge_hf.runs.settings import make_settings
 
@@ -24,6 +26,15 @@ def test_the_sources_that_promise_most_are_merged(options, monkeypatch, caplog):
     assert "1 0.900, 2 0.500, 0 0.100. Merging the first 2" in caplog.text
     assert kept.source.sources == kept.options["sources"] == [options["sources"][1], options["sources"][2]]
     assert kept.source.keep_best is kept.options.get("keep_best") is None
+
+
+def test_every_option_of_the_data_reaches_what_reads_it(options, monkeypatch):
+    given = {"data_name": "a", "data_revision": "b", "dicom_window": [1, 2], "label_fraction": 0.5, "seed": 3}
+    monkeypatch.setattr("medmerge_hf.runs.build.load_target", lambda data, **others: {"data": data, **others})
+    found = load_data(make_settings({**options, **given}))
+    assert found.keys() == inspect.signature(load_target).parameters.keys()
+    assert (found["name"], found["revision"], found["dicom_window"]) == ("a", "b", [1, 2])
+    assert (found["data"], found["label_fraction"], found["seed"]) == (options["data"], 0.5, 3)
 
 
 def test_options_reach_the_model(options):
