@@ -31,8 +31,8 @@ from torch.nn.utils import parametrize
 from transformers.utils import logging as hf_logging
 
 from medmerge_hf.evaluation.tables import markdown_table
-from medmerge_hf.export.folder import verify_export
 from medmerge_hf.export.record import versions
+from medmerge_hf.export.verification import verify_export
 from medmerge_hf.merging.kernel_weights import kernel_shape
 from medmerge_hf.modeling_medmerge import MedMergeModel
 

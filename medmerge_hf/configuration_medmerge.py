@@ -80,6 +80,8 @@ class MedMergeConfig(PreTrainedConfig):
         self.source_dtype = source_dtype
         self.align = align or {}
         self.record = record or {}
+        if names := kwargs.get("id2label"):  # files of timm list the names without their indices
+            kwargs["id2label"] = {index: names[index] for index in sorted(names, key=int)}
         super().__init__(**kwargs)
 
     def plain_config(self) -> Any:

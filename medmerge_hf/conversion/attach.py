@@ -38,8 +38,8 @@ def anchor_config(anchor: LoadedSource, image_size: int | None = None) -> dict[s
     if image_size is not None:
         plain = resize_timm_config(plain, image_size)
     if stated is not None:
-        given = {"mean": list(stated.pixel_mean), "std": list(stated.pixel_std)}
-        plain = {**plain, "pretrained_cfg": {**plain["pretrained_cfg"], **given}}
+        mean, std = stated.normalisation(plain["pretrained_cfg"].get("input_size", (3,))[0])
+        plain = {**plain, "pretrained_cfg": {**plain["pretrained_cfg"], "mean": mean, "std": std}}
     return plain
 
 

@@ -1,6 +1,5 @@
 """The folder of a collapsed model (what timm and transformers read, the merge state, the card), and its upload."""
 
-import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..configuration_medmerge import MERGE_CONFIG, MedMergeConfig
-from ..errors import ExportError, SettingsError
+from ..errors import SettingsError
 from ..merging.kernel_table import block_statistics, kernel_table
 from ..merging.kernel_weights import KERNEL_WEIGHTS, KernelWeights
-from ..networks.build import input_shape
+from ..networks.build import class_names
 from ..networks.preprocessing import preprocessing_of
 from ..networks.saved_network import no_progress_bars
 from ..sources.reference import source_name
@@ -20,12 +19,10 @@ from .checkpoint import MERGE_STATE, save_processor, save_tensors
 from .kernel_plot import plot_kernel_weights
 from .model_card import FIGURE, TAGS, render_card
 from .staging import CARD, staged_directory
+from .verification import verify_export
 
 
 logger = logging.getLogger(__name__)
-
-
-LOGIT_TOLERANCE = 1e-6
 
 
 TIMM_PREFIX = "timm_model."
@@ -71,7 +68,12 @@ def save_export(
 
     Raises:
         ExportError: what was written is not what is in memory, or not finite.
+        SettingsError: the classes' indices are not 0 to K - 1, or not each has a name of its own.
     """
+    names = class_names(config.id2label)
+    if len(names) != len(plain.config.id2label):
+        raise SettingsError(f"id2label names {len(names)} classes, the model has {len(plain.config.id2label)}.")
+    plain.config.id2label, plain.config.label2id = names, {name: index for index, name in names.items()}
     with staged_directory(destination) as folder:
         export_network(plain if dtype is None else plain.to(export_dtype(dtype)), processor, folder, **kwargs)
         if processor is not None:
@@ -97,7 +99,7 @@ def export_network(network: Any, processor: Any, folder: Path, **kwargs: Any) ->
         tensors = {name.removeprefix(TIMM_PREFIX): tensor for name, tensor in network.state_dict().items()}
         network.save_pretrained(folder, state_dict=tensors, **kwargs)
         save_processor(processor, folder)
-        verify_export(network, folder)
+        verify_export(network, folder, processor)
 
 
 def save_merge_state(
@@ -134,40 +136,3 @@ def save_card(folder: Path, destination: Path) -> None:
         logger.warning("%s was not written by medmerge_hf and stays as it is.", old)
     else:
         (folder / CARD).write_text(render_card(MedMergeConfig.from_json_file(folder / MERGE_CONFIG), destination.name))
-
-
-@torch.no_grad()
-def verify_export(network: Any, folder: Path) -> None:
-    """Read an export back and compare it with the network that was saved.
-
-    Args:
-        network: the network in memory, on the CPU.
-        folder: the export.
-
-    Raises:
-        ExportError: tensors are missing, left over, changed or not finite, or the logits differ.
-    """
-    from transformers import AutoModelForImageClassification
-
-    expected = network.state_dict()
-    for name, tensor in expected.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            way_out = "Export in bfloat16" if tensor.dtype == torch.float16 else "Lower the learning rates"
-            raise ExportError(f"{name} holds NaN or infinity as {tensor.dtype}; nothing was saved. {way_out}.")
-    reloaded, info = AutoModelForImageClassification.from_pretrained(
-        folder, output_loading_info=True, dtype=network.dtype, trust_remote_code=False
-    )
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[problem]:
-            raise ExportError(f"The export reads back with {problem}: {sorted(info[problem])[:4]}; nothing was saved.")
-    changed = [name for name, tensor in reloaded.state_dict().items() if not torch.equal(tensor, expected[name])]
-    if changed:
-        raise ExportError(f"{changed[0]} reads back with other values; nothing was saved.")
-    # In float64: in float32 the order of sums (a channels-last network has its own) can matter more than any mistake.
-    ours, theirs = (copy.deepcopy(net).double().eval() for net in (network, reloaded))
-    own = torch.Generator().manual_seed(0)  # a training that saves must not draw other numbers than one that does not
-    images = torch.rand(1, *input_shape(network), dtype=torch.float64, generator=own)
-    logits, again = ours(images).logits, theirs(images).logits
-    difference, scale = float((logits - again).abs().max()), max(1.0, float(logits.abs().max()))
-    if not difference < LOGIT_TOLERANCE * scale:
-        raise ExportError(f"The export computes other logits (by {difference:.2g} of {scale:.2g}); nothing was saved.")

@@ -1,5 +1,6 @@
 """A plain timm-wrapper or transformers classifier from a config, with the target's labels."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,15 +75,36 @@ def target_labels(num_labels: int | None, id2label: Mapping[int, str] | None) ->
         SettingsError: none is given, or the two disagree.
     """
     if id2label is not None:
-        names = {int(index): str(name) for index, name in id2label.items()}
+        names = class_names(id2label)
         if num_labels is not None and num_labels != len(names):
             raise SettingsError(f"num_labels={num_labels} but id2label names {len(names)} classes.")
-        labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
-    else:
-        labels = {"num_labels": num_labels}
-    count = len(id2label) if id2label is not None else num_labels
-    if not count:
+        return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    if not num_labels:
         raise SettingsError(
-            f"The target task has {count or 'no'} labels: pass num_labels=... or id2label={{0: 'benign', ...}}."
+            f"The target task has {num_labels or 'no'} labels: pass num_labels=... or id2label={{0: 'benign', ...}}."
         )
-    return labels
+    return {"num_labels": num_labels}
+
+
+def class_names(id2label: Mapping[int, str]) -> dict[int, str]:
+    """Class index -> name in the order of the indices, in which files list the names.
+
+    Args:
+        id2label: in any order; the indices may be text, as JSON has them.
+
+    Raises:
+        SettingsError: it is no mapping, the indices are not 0 to K - 1, or a name stands twice.
+
+    Example:
+        >>> class_names({1: "malignant", 0: "benign"})
+        {0: 'benign', 1: 'malignant'}
+    """
+    if not isinstance(id2label, Mapping):
+        raise SettingsError(f"id2label={id2label!r} is no mapping of indices to names: {{0: 'benign', ...}}.")
+    given = {str(index).strip(): str(name) for index, name in id2label.items()}
+    if not given or given.keys() != {str(index) for index in range(len(id2label))}:
+        raise SettingsError(f"id2label has the indices {list(id2label)[:5]}: K classes are numbered 0 to K - 1.")
+    names = {index: given[str(index)] for index in range(len(given))}
+    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+        raise SettingsError(f"id2label gives the name {twice[0]!r} to more than one class: each needs its own.")
+    return names

@@ -65,6 +65,21 @@ class InputConvention:
         low, high = self.value_range
         return self._rgb([value / (high - low) for value in self.std])
 
+    def normalisation(self, channels: int) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of pixels between 0 and 1, a number a channel.
+
+        Args:
+            channels: 1 or 3; one channel takes the average of three.
+
+        Example:
+            >>> InputConvention().normalisation(3)
+            ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
+        """
+        mean, std = (list(values) for values in (self.pixel_mean, self.pixel_std))
+        if len(mean) != channels:
+            mean, std = ([sum(values) / len(values)] * channels for values in (mean, std))
+        return mean, std
+
     @classmethod
     def parse(cls, value: "str | Mapping[str, Any] | InputConvention | None") -> "InputConvention | None":
         """A convention from its name (see `INPUTS`) or its fields.
