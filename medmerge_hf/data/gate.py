@@ -54,7 +54,7 @@ class Rows:
 
 
 def read_groups(listing: Listing, column: str | None, data: str) -> list[str] | None:
-    """Group of each row as text; whole numbers are written alike, however they were stored.
+    """Group of each row as text; whole numbers are written alike, however they were stored, blanks around it are not.
 
     Raises:
         DataError: a row has none.
@@ -68,7 +68,8 @@ def read_groups(listing: Listing, column: str | None, data: str) -> list[str] | 
             f"{listing.places[missing[0]]}. Name the patient of every image, or take these rows out."
         )
     whole = [isinstance(value, float) and value.is_integer() for value in listing.groups]
-    return [str(int(value) if is_whole else value) for value, is_whole in zip(listing.groups, whole, strict=True)]
+    groups = zip(listing.groups, whole, strict=True)
+    return [str(int(value) if is_whole else value).strip() for value, is_whole in groups]
 
 
 def leave_unreadable(rows: Rows, plan: Plan, skip: bool) -> Plan:
@@ -198,7 +199,7 @@ def _check_groups(rows: Rows, plan: Plan) -> None:
 
 
 def _tell_duplicates(rows: Rows, plan: Plan) -> None:
-    """Warn of images that stand in two of the owner's splits, or twice with different labels."""
+    """Warn of images that stand in two of the owner's splits, twice in one, or twice with different labels."""
     held = _held_back(rows, plan)
     for split, members in plan.items():
         if twice := [row for row in members if row in held]:
@@ -207,6 +208,10 @@ def _tell_duplicates(rows: Rows, plan: Plan) -> None:
                 "drop_duplicates=True to leave them out.",
                 *(len(twice), split, rows.places[twice[0]]),
             )
+    for split, members in plan.items():
+        digests = [rows.looks[row].digest for row in members]
+        if more := len(digests) - len(set(digests)):
+            logger.warning("%d images of split %r stand there more than once and count as often.", more, split)
     first: dict[str, int] = {}
     used = [row for members in plan.values() for row in members]
     torn = [

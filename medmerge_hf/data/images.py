@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
 from .dicom import DICOM_SUFFIXES, NoImageError, forget_notes, is_dicom, picture_of
@@ -24,6 +25,10 @@ BITS = (1, 8, 10, 12, 14, 16)
 # Of these formats several frames are several images; others have previews or layers.
 ANIMATED = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")
 CHUNK = 256
+# Fractions up to this would be left with so few of the 256 levels that they are stretched.
+DIM = 1 / 16
+
+logger = logging.getLogger(__name__)
 
 
 class Depth(NamedTuple):
@@ -171,7 +176,9 @@ def _pixels(cell: dict[str, Any]) -> tuple[Any, Depth | None]:
         raise DataError("the cell of the image is empty")
     if content is None and not path.is_file():
         raise DataError(f"{path} is no file" if path.exists() else f"there is no file {path}")
-    with Image.open(path if content is None else io.BytesIO(content)) as image:
+    if content is not None and content[128:132] == b"DICM":
+        raise DataError("DICOM is not read from a cell: save it as a file, and name that in the table")
+    with _opened(path, content) as image:
         frames = getattr(image, "n_frames", 1)
         if image.format in ANIMATED and frames > 1:
             raise DataError(f"it has {frames} frames: export the ones to classify as single images")
@@ -181,6 +188,15 @@ def _pixels(cell: dict[str, Any]) -> tuple[Any, Depth | None]:
     if upright.mode.startswith(DEEP):
         return _array(np.asarray(upright))
     return upright, Depth("colour", 0, float(np.max(np.asarray(upright.convert("RGB"))))) if colour else None
+
+
+def _opened(path: Path, content: bytes | None) -> Any:
+    try:
+        return Image.open(path if content is None else io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        if content is None:
+            raise
+        raise DataError(f"cannot identify image file in the cell, it begins with {content[:16]!r}") from error
 
 
 def _array(array: np.ndarray) -> tuple[Any, Depth | None]:
@@ -204,10 +220,14 @@ def _range_of(deep: Sequence[int], looks: Sequence[Look], places: Sequence[str])
     """The values that are black and white in all deep images of a data set.
 
     Whole numbers: 0 and the highest number of the fewest usual bits that hold them. Fractions: 0 and 1. Where values
-    lie outside of these, the lowest and the highest of the data set.
+    lie outside of these, or all are near 0, the lowest and the highest of the data set.
     """
     depths = [(looks[index].depth or Depth("", 0, 0), places[index]) for index in deep]
     kinds = {depth.kind: place for depth, place in depths}
+    eight = [n for n, look in enumerate(looks) if not (look.problem or look.depth or look.dicom)]
+    if depths and eight:
+        mixture = (len(depths), depths[0][1], len(eight), places[eight[0]])
+        logger.warning("%d images have more than 8 bits (%s), %d have 8 (%s): is white the same in both?", *mixture)
     if len(kinds) > 1:
         told = ", ".join(f"{place} is of kind {kind}" for kind, place in kinds.items())
         raise DataError(f"No one rule makes 8 bits of all images: {told}. Save them all in one kind.")
@@ -215,7 +235,9 @@ def _range_of(deep: Sequence[int], looks: Sequence[Look], places: Sequence[str])
     high = max((depth.high for depth, _ in depths), default=255.0)
     if "colour" in kinds:
         return _range_of_colour(high, kinds["colour"])
-    if "float" in kinds and low >= 0 and high <= 1:
+    if not np.isfinite(high - low):
+        raise DataError(f"Images with values from {low:g} to {high:g} cannot be scaled: save them in a smaller range.")
+    if "float" in kinds and low >= 0 and DIM < high <= 1:
         return 0, 1
     bits = next((bits for bits in BITS if high < 2**bits), None)
     if low >= 0 and bits and all(depth.whole for depth, _ in depths):

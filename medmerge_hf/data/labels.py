@@ -4,7 +4,9 @@ import ast
 import dataclasses
 import logging
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,16 @@ logger = logging.getLogger(__name__)
 
 NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d*)?")
 SEPARATOR = "|"
+# What others put between several labels.
+OTHERS = re.compile(r"[,;]")
+SEVERAL = (
+    "Pass multi_label=True if an image may have several; where it is a vector with one 1, write the place of the 1."
+)
+# What a kind of labels is called in an error.
+KINDS = {"truth": "true / false", "index": "a number", "name": "a name"}
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 200
+SHORT.maxlist = SHORT.maxtuple = 20
 NESTED = ("has a list of lists", "A label is a list of names or indices, or a vector of 0 and 1.")
 
 
@@ -53,9 +65,8 @@ class _Rows:
         rows = list(wrong)
         if rows:
             more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-            raise DataError(
-                f"{self.data!r}: {self.places[rows[0]]}{more} {what}, its label is {self.values[rows[0]]!r}. {way_out}"
-            )
+            shown = SHORT.repr(self.values[rows[0]])
+            raise DataError(f"{self.data!r}: {self.places[rows[0]]}{more} {what}, its label is {shown}. {way_out}")
 
     def where(self, wrong: Callable[[Any], bool]) -> list[int]:
         return [index for index, value in enumerate(self.values) if wrong(value)]
@@ -77,7 +88,7 @@ def read_labels(listing: Listing, multi_label: bool, data: str) -> Labels:
         return _several(rows, listing.names)
     rows.refuse(rows.where(_is_empty), "is without a label", "Every image needs one; or take the row out.")
     several = rows.where(lambda value: isinstance(value, list))
-    rows.refuse(several, "has several labels", "Pass multi_label=True if an image may have several.")
+    rows.refuse(several, "has several labels", SEVERAL)
     indices, names = _named(rows, rows.values, range(len(rows.values)), listing.names)
     counts = np.zeros((len(indices), len(names)))
     counts[np.arange(len(counts)), indices] = 1
@@ -96,12 +107,20 @@ def _warn_of_names(names: list[str]) -> None:
         logger.warning("%r is one class: pass multi_label=True if it is several labels.", joined[0])
 
 
+def _warn_of_separators(lists: list[list[Any]]) -> None:
+    """Tell of text that has another sign between labels than the one that is read."""
+    joined = [one[0] for one in lists if len(one) == 1 and isinstance(one[0], str) and OTHERS.search(one[0])]
+    if joined and all(len(one) < 2 for one in lists):
+        logger.warning("%r is one label: write %r between several.", joined[0], SEPARATOR)
+
+
 def _several(rows: _Rows, names: list[str] | None) -> Labels:
     lists = [value if isinstance(value, list) else [] if _is_none(value) else [value] for value in rows.values]
     if names is None and _are_vectors(rows.values):
         counts = np.array(rows.values, dtype=float)
         return Labels([str(index) for index in range(counts.shape[1])], counts, single=False)
     lists = [[part for value in one for part in _parts(value)] for one in lists]
+    _warn_of_separators(lists)
     owners = [index for index, one in enumerate(lists) for _ in one]
     flat = [value for one in lists for value in one]
     rows.refuse([owner for owner, value in zip(owners, flat, strict=True) if isinstance(value, list)], *NESTED)
@@ -144,7 +163,7 @@ def _named(
     rows.refuse(odd, "is of no class", "A label is a name, a whole number from 0, or true / false.")
     if len(set(kinds)) > 1:
         odd = [owners[place] for place, kind in enumerate(kinds) if kind != kinds[0]]
-        rows.refuse(odd, f"is not a {kinds[0]} as the labels before", "Give all classes names, or numbers.")
+        rows.refuse(odd, f"is not {KINDS[kinds[0]]} as the labels before", "Give all classes names, or numbers.")
     if kinds and kinds[0] == "index":
         return _indices(rows, values)
     found = sorted(set(values))
@@ -155,9 +174,10 @@ def _named(
 def _indices(rows: _Rows, values: list[Any]) -> tuple[list[int], list[str]]:
     found = sorted({int(value) for value in values})
     if found != list(range(len(found))):
+        shown = [SHORT.repr(value) for value in (*found[:5], found[-1])]
         raise DataError(
-            f"{rows.data!r} has labels {', '.join(map(str, found[:5]))} ({len(found)}, the last is {found[-1]}): "
-            f"class indices must run from 0 without a gap. Where they are names, make them text ('grade {found[-1]}')."
+            f"{rows.data!r} has labels {', '.join(shown[:-1])} ({len(found)}, the last is {shown[-1]}): "
+            f"class indices must run from 0 without a gap. Where they are names, make them text ('grade {shown[-1]}')."
         )
     return [int(value) for value in values], [str(value) for value in found]
 
@@ -183,9 +203,13 @@ def _kind(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A label without the types of numpy; a list of one is that one."""
+    """A label without the types of numpy and databases; a list of one is that one, bytes are text."""
     if isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
+        return int(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
     if isinstance(value, (list, tuple)):
         return _plain(value[0]) if len(value) == 1 else [_plain(part) for part in value]
     return value

@@ -20,10 +20,11 @@ from .splits import SPLIT_COLUMN, SPLIT_COLUMNS, split_of
 COMPANIONS = frozenset(
     (
         *(".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".pq", ".xlsx", ".xlsm", ".xls"),
-        *(".txt", ".md", ".rst", ".xml", ".yaml", ".yml", ".html", ".pdf", ".log", ".py", ".ipynb"),
-        *(".db", ".ini", ".md5", ".sha256"),
+        *(".txt", ".md", ".rst", ".xml", ".yaml", ".yml", ".html", ".pdf", ".log", ".py", ".ipynb", ".sh"),
+        *(".db", ".ini", ".md5", ".sha256", ".doc", ".docx", ".cff", ".bib"),
     )
 )
+COMPANION_NAMES = frozenset(("license", "licence", "readme", "makefile", "changelog", "copying", "notice", "md5sums"))
 HIDDEN = "__MACOSX"
 
 
@@ -129,8 +130,8 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-def used_columns(present: Sequence[str], request: Request, where: str) -> tuple[list[str], str | None]:
-    """Which columns of a table are used: those of the request, and the one of splits if there is any.
+def used_columns(present: Sequence[str], request: Request, where: str) -> tuple[list[str], list[str]]:
+    """Which columns of a table are used: those of the request, and those that may say the splits.
 
     Raises:
         DataError: a column that was asked for is missing, or stands twice.
@@ -138,48 +139,85 @@ def used_columns(present: Sequence[str], request: Request, where: str) -> tuple[
     asked = {"image": request.image_column, "label": request.label_column, "group": request.group_column}
     for option, column in asked.items():
         if column is not None and present.count(column) != 1:
-            many = f"{present.count(column)} columns" if column in present else "no column"
+            if column in present:
+                raise DataError(f"{where} has {present.count(column)} columns {column!r}: rename all but one.")
             raise DataError(
-                f"{where} has {many} {column!r}, only {list(present)}: set {option}_column. Images in a folder get "
+                f"{where} has no column {column!r}, only {list(present)}: set {option}_column. Images in a folder get "
                 "their label from the class folder that they lie in, and have no group."
             )
     used = [column for column in asked.values() if column is not None]
-    free = {column.strip().lower(): column for column in present if column not in used}
-    return used, next((free[name] for name in SPLIT_COLUMNS if name in free), None)
+    free = {_plain_name(column): column for column in present if column not in used}
+    return used, [free[name] for name in SPLIT_COLUMNS if name in free]
 
 
-def stated_splits(column: str | None, values: Sequence[Any] | None) -> list[Any] | None:
-    """The owner's splits, if a column says them: one called `split` always does, others if all their values do."""
-    if column is None or values is None:
-        return None
-    if column.strip().lower() == SPLIT_COLUMN or all(split_of(value) for value in values):
-        return list(values)
+def refuse_columns(request: Request, why: str) -> None:
+    """Columns that were asked for in a form that has none.
+
+    Raises:
+        DataError: a column of the request is not the usual one.
+    """
+    usual = Request(request.data, request.path)
+    for option in ("image_column", "label_column", "group_column"):
+        if (column := getattr(request, option)) != getattr(usual, option):
+            raise DataError(f"{request.data!r} has no column {column!r} ({option}): {why}")
+
+
+def _plain_name(column: str) -> str:
+    return column.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def stated_splits(columns: Mapping[str, Sequence[Any]]) -> list[Any] | None:
+    """The owner's splits, by the first column that says them.
+
+    One called `split` always does, others if a value says training or all are words for splits.
+    """
+    for column, values in columns.items():
+        known = [split_of(value) for value in values]
+        if _plain_name(column) == SPLIT_COLUMN or "train" in known or all(known):
+            return list(values)
     return None
 
 
 def from_columns(
-    columns: Mapping[str, list[Any]], split: str | None, request: Request, places: list[str], images: Any = None
+    columns: Mapping[str, list[Any]],
+    splits: Sequence[str],
+    request: Request,
+    places: list[str],
+    images: Any = None,
 ) -> Listing:
     """A listing of a table.
 
     Args:
-        columns: used columns and the one of splits -> cells.
-        split: column of splits, if any.
+        columns: used columns and those of splits -> cells.
+        splits: columns that may say the splits.
         request: what was asked; paths are relative to its file.
         places: of the rows.
         images: cells of images where they need no reading, otherwise those of the image column.
     """
     if images is None:
         folder = request.path if request.path.is_dir() else request.path.parent
-        images = image_cells(columns[request.image_column], folder)
+        images = image_cells(columns[request.image_column], folder, places)
     groups = None if request.group_column is None else columns[request.group_column]
-    splits = stated_splits(split, columns[split] if split else None)
-    return Listing(images, columns[request.label_column], places, splits, groups)
+    stated = stated_splits({name: columns[name] for name in splits})
+    return Listing(images, columns[request.label_column], places, stated, groups)
 
 
-def image_cells(values: Sequence[Any], folder: Path) -> Any:
-    """Images as `datasets` keeps them undecoded: paths (relative to a folder), encoded bytes, arrays."""
-    cells = {"image": [_cell(value, folder) for value in values]}
+def image_cells(values: Sequence[Any], folder: Path, places: Sequence[str]) -> Any:
+    """Images as `datasets` keeps them undecoded: paths (relative to a folder), encoded bytes, arrays.
+
+    Raises:
+        DataError: lists whose rows are of different lengths; names that are no text.
+    """
+    cells: dict[str, list[Any]] = {"image": []}
+    for value, place in zip(values, places, strict=True):
+        try:
+            cells["image"].append(_cell(value, folder))
+            if isinstance(value, str):
+                value.encode()  # Arrow says of other text only that it cannot take it
+        except UnicodeEncodeError as error:
+            raise DataError(f"{place!r} has a name that is no UTF-8: rename it.") from error
+        except (ValueError, TypeError, OverflowError) as error:
+            raise DataError(f"{place}: its image is no path and no array ({error}).") from error
     return datasets.Dataset.from_dict(cells, datasets.Features({"image": datasets.Image(decode=False)}))
 
 
@@ -267,7 +305,7 @@ def tree(root: Path) -> Tree:
 def is_companion(path: Path) -> bool:
     """Whether a file is no image by its name: a table, a text, a thumbnail cache."""
     name = path.name.lower().removesuffix(".gz")  # a gzipped volume is an image that no reader takes
-    return os.path.splitext(name)[1] in COMPANIONS
+    return os.path.splitext(name)[1] in COMPANIONS or name in COMPANION_NAMES
 
 
 def _walk(folder: Path, above: tuple[str, ...], hidden: bool) -> Iterator[tuple[Path, bool]]:

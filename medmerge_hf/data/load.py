@@ -1,6 +1,7 @@
 """A target data set: read in whatever form it lies there, divided into splits, checked, handed out."""
 
 import logging
+import numbers
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -126,8 +127,11 @@ def load_target(
     """
     fractions = {"validation": validation_fraction, "test": test_fraction}
     _check_fractions(fractions, label_fraction)
+    _check_switches(multi_label=multi_label, skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates)
+    _check_columns(image_column, label_column, group_column)
+    _check_seed(seed)
     window = checked_window(dicom_window)
-    target, path = _find(data, revision)
+    target, path = _find(data, name, revision)
     request = Request(
         str(data), path, image_column, label_column, group_column, name, target.revision if target.hub_id else None
     )
@@ -155,13 +159,36 @@ def load_target(
 
 def _check_fractions(fractions: dict[str, float], label_fraction: float) -> None:
     for split, fraction in fractions.items():
-        if not 0 <= fraction < 1:
-            raise DataError(f"{split}_fraction={fraction} is a share of the training images: from 0 to below 1.")
-    if not 0 < label_fraction <= 1:
-        raise DataError(f"label_fraction={label_fraction} is a share of the labels: above 0 and at most 1.")
+        if not _is_number(fraction) or not 0 <= fraction < 1:
+            raise DataError(f"{split}_fraction={fraction!r} is a share of the training images: from 0 to below 1.")
+    if not _is_number(label_fraction) or not 0 < label_fraction <= 1:
+        raise DataError(f"label_fraction={label_fraction!r} is a share of the labels: above 0 and at most 1.")
 
 
-def _find(data: str | Path, revision: str | None) -> tuple[Target, Path]:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _check_switches(**switches: Any) -> None:
+    for name, value in switches.items():
+        if not isinstance(value, (bool, np.bool_)):  # the text "no" would switch it on
+            raise DataError(f"{name}={value!r} is True or False.")
+
+
+def _check_seed(seed: Any) -> None:
+    if not isinstance(seed, numbers.Integral) or seed < 0:
+        raise DataError(f"seed={seed!r} is a whole number from 0.")
+
+
+def _check_columns(image: Any, label: Any, group: Any) -> None:
+    for option, column in (("image_column", image), ("label_column", label), ("group_column", group)):
+        if not isinstance(column, str) and not (column is None and option == "group_column"):
+            raise DataError(f"{option}={column!r} is the name of a column.")
+    if image == label:
+        raise DataError(f"image_column and label_column are both {image!r}: give each its own column.")
+
+
+def _find(data: str | Path, name: str | None, revision: str | None) -> tuple[Target, Path]:
     """What a name stands for; a revision on the Hub becomes the commit that it is now."""
     if not isinstance(data, (str, os.PathLike)) or not str(data):
         raise DataError(f"data={data!r} is no path and no Hub id.")
@@ -173,6 +200,10 @@ def _find(data: str | Path, revision: str | None) -> tuple[Target, Path]:
     target = Target()
     target.name = path.name.removesuffix(".npz") or path.absolute().name
     if there:
+        if stray := [one for one in (name, revision) if one is not None]:
+            raise DataError(
+                f"{str(data)!r} is a path here, and {stray[0]!r} is of a data set on the Hub: leave it out."
+            )
         return target, path
     text = str(data)
     if (

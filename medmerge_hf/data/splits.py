@@ -20,8 +20,11 @@ SYNONYMS = {
 }
 ENDINGS = ("dataset", "subset", "set", "split", "data", "images", "imgs", "image", "cases", "samples", "fold")
 SPLIT_COLUMN = "split"
-# Columns that say it; those after the first only if every cell is a word above.
-SPLIT_COLUMNS = (SPLIT_COLUMN, "splits", "set", "subset", "partition", "phase", "fold", "usage", "data_split")
+# Columns that say it; those after the first only if a cell says training, or every cell is a word above.
+SPLIT_COLUMNS = (
+    *(SPLIT_COLUMN, "splits", "set", "subset", "partition", "phase", "fold", "usage", "data_split", "split_name"),
+    *("dataset", "dataset_split", "data_set", "train_test", "train_val_test", "train_test_split", "mode", "stage"),
+)
 # How much more the size of a split weighs than its mixture of classes.
 SIZE_WEIGHT = 10.0
 # A split whose share of the images is so far from what was asked is told in a warning.

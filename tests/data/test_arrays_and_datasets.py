@@ -36,6 +36,8 @@ def test_two_dimensional_images_of_an_npz_are_read(tmp_path, shape):
     [
         ({"train_images": noise(12, 7, 8, 9)}, r"train_images is \[12, 7, 8, 9\]: three-dimensional"),
         ({"train_images": noise(12, 7, 8, 9, 1)}, "three-dimensional"),
+        ({"train_images": noise(12, 4, 8, 9)}, "three-dimensional"),
+        ({"train_images": np.full((12, 8, 8), 1.7e308) * (-1) ** np.arange(12)[:, None, None]}, "smaller range"),
         ({"train_images": noise(12, 7)}, r"train_images is \[12, 7\]: no images"),
         ({"train_labels": np.arange(5)[:, None]}, "train_images has 12 entries, train_labels 5"),
         ({"train_labels": np.array(3)}, "train_labels 0"),

@@ -3,6 +3,7 @@ import logging
 import numpy as np
 import pytest
 from data_files import class_folders, noise, npz, picture, pictures, sizes, table
+from PIL import Image
 
 from medmerge_hf.data import load_target
 from medmerge_hf.errors import DataError
@@ -106,3 +107,25 @@ def test_a_row_without_a_group_is_named(tmp_path):
     file = table(tmp_path / "t.csv", image=pictures(tmp_path, 6), label=["a", "b"] * 3, patient=patients)
     with pytest.raises(DataError, match=r"2 rows have no group in column 'patient'.*t\.csv row 4"):
         load_target(file, group_column="patient")
+
+
+def test_images_that_stand_twice_in_a_split_are_told(scans, caplog):
+    picture(scans / "train" / "ill" / "again.bmp", np.asarray(Image.open(scans / "train" / "ill" / "0.png")))
+    load_target(scans)
+    assert "1 images of split 'train' stand there more than once" in caplog.text
+
+
+def test_a_near_duplicate_stays(scans, caplog):
+    pixels = np.array(Image.open(scans / "val" / "ill" / "0.png"))
+    pixels[0, 0, 0] ^= 1
+    picture(scans / "train" / "ill" / "near.png", pixels)
+    assert sizes(load_target(scans, drop_duplicates=True))["train"] == 13
+    assert "stand" not in caplog.text
+
+
+def test_blanks_around_a_group_make_no_other_group(tmp_path):
+    patients = ["p1", "p1 ", "p2", " p2", "p3", "p3", "p4", "p4"]
+    file = table(tmp_path / "t.csv", image=pictures(tmp_path, 8), label=["a", "b"] * 4, patient=patients)
+    target = load_target(file, group_column="patient", validation_fraction=0.5)
+    assert not set(target["train"]["group"]) & set(target["validation"]["group"])
+    assert {group for rows in target.values() for group in rows["group"]} == {"p1", "p2", "p3", "p4"}

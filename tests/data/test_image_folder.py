@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from data_files import class_folders, picture, pictures, sizes
@@ -103,7 +105,7 @@ def test_a_thousand_classes_with_odd_names(tmp_path):
 
 
 def test_groups_need_a_table(tmp_path):
-    with pytest.raises(DataError, match="list the images, labels and groups in a table"):
+    with pytest.raises(DataError, match="List images, labels and groups in a table"):
         load_target(class_folders(tmp_path), group_column="patient")
 
 
@@ -120,3 +122,31 @@ def test_dicom_lies_beside_pictures(tmp_path):
     assert sum(sizes(target).values()) == 16
     rule = {"mode": "RGB", "black": 0, "white": 255, "dicom_images": 8, "dicom_window": [2000, 4000]}
     assert target.pixel_rule == rule
+
+
+@pytest.mark.parametrize("place", ["x.png", "train/x.png"])
+def test_images_outside_of_class_folders_are_named(tmp_path, place):
+    for split in ("train", "val"):
+        class_folders(tmp_path / split)
+    picture(tmp_path / place)
+    (tmp_path / "labels.csv").write_text("file,diagnosis\nx.png,a\n")
+    message = rf"1 images lie in no class folder, {place} .*labels.csv has the columns \['file', 'diagnosis'\]"
+    with pytest.raises(DataError, match=message):
+        load_target(tmp_path)
+
+
+def test_a_licence_beside_the_classes_is_no_image(tmp_path):
+    class_folders(tmp_path)
+    for name in ("LICENSE", "Makefile", "notes.docx"):
+        (tmp_path / name).write_text("x")
+    assert len(load_target(tmp_path).left_out) == 3
+
+
+def test_a_name_that_is_no_utf_8_is_named(tmp_path):
+    class_folders(tmp_path)
+    try:
+        os.rename(tmp_path / "ill" / "0.png", os.fsencode(tmp_path) + b"/ill/caf\xe9.png")
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    with pytest.raises(DataError, match=r"ill/caf.*no UTF-8: rename it"):
+        load_target(tmp_path)

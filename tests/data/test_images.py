@@ -35,6 +35,7 @@ def bright(target):
         ((RAMP * 1000).astype(np.uint16), ".tif", 1023),
         (RAMP.astype(np.float32), ".tif", 1),
         ((RAMP * 100000).astype(np.int32), ".tif", 100000),
+        ((RAMP * 0.01).astype(np.float32), ".tif", np.float32(0.01)),
     ],
 )
 def test_deep_images_are_scaled_by_one_stated_rule(tmp_path, pixels, suffix, white):
@@ -170,3 +171,21 @@ def test_a_deep_image_keeps_its_bytes_in_a_table_of_encoded_images(tmp_path):
     target = load_target(tmp_path / "t.parquet")
     assert target.pixel_rule["white"] == 65535
     assert len(np.unique(target["train"][0]["image"])) == 32
+
+
+def test_8_bits_beside_deeper_images_are_told(tmp_path, caplog):
+    folder(tmp_path, (RAMP * 255).astype(np.uint8), ".png")
+    picture(tmp_path / "train" / "dark" / "deep.png", (RAMP * 60000).astype(np.uint16))
+    load_target(tmp_path)
+    assert "1 images have more than 8 bits (train/dark/deep.png), 4 have 8" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"404", "begins with b'404'"), (bytes(128) + b"DICM", "save it as a")]
+)
+def test_bytes_of_a_table_that_are_no_image_say_what_they_are(tmp_path, content, reason):
+    from datasets import Dataset
+
+    Dataset.from_dict({"image": [content] * 8, "label": ["a", "b"] * 4}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=rf"t.parquet row 1: .*{reason}"):
+        load_target(tmp_path / "t.parquet")

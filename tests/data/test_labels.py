@@ -1,3 +1,5 @@
+from decimal import Decimal
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,6 +25,13 @@ def read(labels, several=False, names=None, untyped=False):
         ([np.int64(1), np.float32(0)], ["0", "1"], [1, 0]),
         (["NA", "None", "nan", "null"], ["NA", "None", "nan", "null"], [0, 1, 2, 3]),
         (["10", "9"], ["10", "9"], [0, 1]),
+        ([Decimal("1"), Decimal("0.0")], ["0", "1"], [1, 0]),
+        ([b"ill", b"well"], ["ill", "well"], [0, 1]),
+        (
+            ["Cat", " cat", "\u00e9", "e\u0301", "-", "1e0"],
+            [" cat", "-", "1e0", "Cat", "e\u0301", "\u00e9"],
+            [3, 0, 5, 4, 1, 2],
+        ),
     ],
 )
 def test_labels_are_what_their_type_says(labels, names, indices):
@@ -82,7 +91,11 @@ def test_an_image_may_have_several_labels(labels, untyped, names, column):
         ([-1, 0], {}, "run from 0 without a gap"),
         ([0.5, 1], {}, "row 0 is of no class"),
         (["0.5", "1"], {"untyped": True}, "row 0 is of no class"),
-        ([0, "a"], {}, "row 1 is not a index"),
+        ([0, "a"], {}, "row 1 is not a number"),
+        (["x" * 9999, None], {}, "row 1 is without a label"),
+        (["x", ["y" * 9999, "z"]], {}, r"row 1 has several labels, its label is .{,300}write the place of the 1"),
+        ([10**400, 0], {}, r"^.{,400}$"),
+        ([Decimal("0.5"), 1], {}, "row 0 is of no class"),
         ([{"a": 1}, {"a": 2}], {}, r"row 0 \(and 1 more\) is of no class"),
         ([0, -1], {"names": ["a", "b"]}, r"row 1 has labels \['-1'\] outside 0\.\.1"),
         ([0, None], {"names": ["a", "b"]}, "row 1 is without a label"),
@@ -101,6 +114,12 @@ def test_names_that_look_alike_or_joined_are_told(caplog):
     read(["ill", "Ill", "a|b"])
     assert "'Ill' and 'ill' are two classes" in caplog.text
     assert "pass multi_label=True" in caplog.text
+
+
+@pytest.mark.parametrize(("labels", "told"), [(["a,b", "c"], True), (["a;b", "c|d"], False), (["a|b", "c"], False)])
+def test_another_sign_between_labels_is_told(caplog, labels, told):
+    read(labels, several=True)
+    assert ("write '|' between several" in caplog.text) == told
 
 
 JSON = st.recursive(
@@ -123,7 +142,7 @@ def test_any_labels_are_read_or_refused(labels, several, untyped):
 
 
 def test_cells_of_images_are_paths_bytes_and_arrays(tmp_path):
-    cells = image_cells(["a.png", b"x", [[0, 1]], None, {"bytes": b"y", "path": "b"}], tmp_path)["image"]
+    cells = image_cells(["a.png", b"x", [[0, 1]], None, {"bytes": b"y", "path": "b"}], tmp_path, "abcde")["image"]
     assert cells[0] == {"bytes": None, "path": str(tmp_path / "a.png")}
     assert cells[3] is None
     assert [cell["path"] for cell in (cells[1], cells[2], cells[4])] == [None, None, None]

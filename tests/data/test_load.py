@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import numpy as np
@@ -108,3 +109,40 @@ def test_a_folder_can_be_the_current_one(tmp_path, monkeypatch):
     assert target.name == "scans"
     monkeypatch.chdir(tmp_path)
     assert target["train"][0]["image"].size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("validation_fraction", ["0.2", None, [0.2], float("nan"), True, 1]),
+        ("test_fraction", [None, -0.1]),
+        ("label_fraction", ["1", None, 0, float("nan")]),
+        ("seed", [None, -1, 1.5, "a"]),
+        ("multi_label", ["no", None, 1]),
+        ("skip_unreadable", ["no"]),
+        ("drop_duplicates", [None]),
+        ("label_column", [None, 1, "image"]),
+        ("image_column", [["image"]]),
+        ("group_column", [3]),
+        ("name", ["plain"]),
+        ("revision", ["main"]),
+    ],
+)
+def test_an_option_of_another_kind_is_refused_by_name(tmp_path, option, values):
+    class_folders(tmp_path)
+    for value in values:
+        with pytest.raises(DataError, match=option if option not in ("name", "revision") else "leave it out"):
+            load_target(tmp_path, **{option: value})
+
+
+@pytest.mark.parametrize("option", ["label_column", "image_column", "group_column"])
+def test_a_column_of_a_form_without_columns_is_refused(tmp_path, option):
+    for data in (class_folders(tmp_path / "folder"), npz(tmp_path / "a.npz")):
+        with pytest.raises(DataError, match=rf"no column 'finding' \({option}\)"):
+            load_target(data, **{option: "finding"})
+
+
+def test_what_is_neither_file_nor_folder_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe' is neither a file nor a folder"):
+        load_target(tmp_path / "pipe")

@@ -102,7 +102,11 @@ def test_european_spreadsheets_and_byte_order_marks_are_read(tmp_path):
     [
         ("t.csv", b"image,label\na.png,b,c\n", "row 2 has 3 cells, the header 2"),
         ("t.csv", b"image,label\n\xff\xfe,a\n", "UTF-8"),
-        ("t.csv", b"", "no column 'image'"),
+        ("t.csv", b"", "no row at all"),
+        ("t.csv", b"image|label\na.png|b\n", "one column, 'image.label': .* separated by commas"),
+        ("t.csv", b'image,label,note\na.png,a,"5 mm\nb.png,b,\n', r"row \d cannot be read .*close its quotes"),
+        ("t.jsonl", b'{"image": [[1, 2], [3]], "label": 1}\n', "t.jsonl line 1 .*its image is no path and no array"),
+        ("t.jsonl", b'{"image": "\\ud800.png", "label": 1}\n', "no UTF-8: rename it"),
         ("t.csv", b"image,label\n", "has no row"),
         ("t.csv", b"image,label,label\na,b,c\n", "2 columns 'label'"),
         ("t.csv.gz", b"404", "cannot be read as a table"),
@@ -227,3 +231,33 @@ def test_images_lie_in_a_table_as_arrays(tmp_path):
     table(tmp_path / "t.jsonl", image=pixels, label=["a", "b"] * 4)
     target = load_target(tmp_path / "t.jsonl")
     assert np.asarray(target["train"][0]["image"]).tolist() in pixels
+
+
+def test_a_cell_may_be_longer_than_csv_allows(tmp_path):
+    masks = ["1 3 " * 40_000, *["1 2"] * 7]
+    file = table(tmp_path / "t.csv", image=pictures(tmp_path, 8), label=["a", "b"] * 4, mask=masks)
+    assert sum(sizes(load_target(file)).values()) == 8
+
+
+@pytest.mark.parametrize("column", ["Dataset", "train test", "data-split", "mode"])
+def test_a_column_that_says_training_is_the_column_of_splits(tmp_path, column):
+    columns = {"image": pictures(tmp_path, 8), "label": ["a", "b"] * 4, "set": ["A", "B"] * 4}
+    split = ["Training"] * 6 + ["dev"] * 2
+    assert sizes(load_target(table(tmp_path / "t.csv", **columns, **{column: split}))) == {"train": 6, "validation": 2}
+    with pytest.raises(DataError, match="2 images of split 'odd'"):
+        load_target(table(tmp_path / "t.csv", **columns, **{column: split[:6] + ["odd"] * 2}))
+
+
+@pytest.mark.parametrize("form", ["disk", "parquet"])
+def test_a_column_of_splits_may_be_a_class_label(tmp_path, form):
+    import datasets
+
+    features = {"image": datasets.Value("string"), "label": datasets.Value("int64")}
+    features["split"] = datasets.ClassLabel(names=["train", "val"])
+    names = [str(tmp_path / name) for name in pictures(tmp_path, 8)]
+    columns = {"image": names, "label": [0, 1] * 4, "split": [0] * 6 + [1] * 2}
+    rows = datasets.Dataset.from_dict(columns, datasets.Features(features))
+    place = tmp_path / "table" / "t.parquet"
+    place.parent.mkdir()
+    rows.to_parquet(place) if form == "parquet" else rows.save_to_disk(str(place))
+    assert sizes(load_target(place)) == {"train": 6, "validation": 2}

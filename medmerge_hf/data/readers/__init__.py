@@ -26,6 +26,8 @@ def find_reader(request: Request) -> Reader:
             forms = ", ".join(suffix for reader in READERS for suffix in reader.suffixes)
             raise DataError(f"{str(path)!r} is a file that no reader knows: {forms} are read, or a folder of images.")
         return found
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{str(path)!r} is neither a file nor a folder.")
     return next(reader for reader in READERS if reader.folder is not None and reader.folder(request))
 
 

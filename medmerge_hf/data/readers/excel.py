@@ -59,13 +59,11 @@ def read(request: Request) -> Listing:
     title = (images or list(sheets) or [""])[0]
     rows = sheets.get(title, [(1, ())])
     present = header(rows)
-    used, split = used_columns(present, request, f"{path.name!r} sheet {title!r}")
-    columns = {
-        name: [cells[present.index(name)] for _, cells in rows[1:]] for name in [*used, *([split] if split else [])]
-    }
+    used, splits = used_columns(present, request, f"{path.name!r} sheet {title!r}")
+    columns = {name: [cells[present.index(name)] for _, cells in rows[1:]] for name in [*used, *splits]}
     names = columns[request.image_column]
     places = [f"{path.name} row {number} ({name})" for (number, _), name in zip(rows[1:], names, strict=True)]
-    listing = from_columns(columns, split, request, places)
+    listing = from_columns(columns, splits, request, places)
     listing.untyped = True
     others = [other for other in sheets if other != title]
     listing.left_out = [LeftOut(f"{path.name} sheet {other}", "sheet without images", True) for other in others]

@@ -25,6 +25,13 @@ def class_names(feature: Any) -> list[str] | None:
     return list(inner.names) if isinstance(inner, datasets.ClassLabel) else None
 
 
+def in_words(values: list[Any], feature: Any) -> list[Any]:
+    """Cells of a column of splits: names where it is a `ClassLabel`."""
+    if not isinstance(feature, datasets.ClassLabel):
+        return values
+    return [value if value is None else feature.int2str(value) for value in values]
+
+
 def from_datasets(splits: Mapping[str, datasets.Dataset], request: Request) -> Listing:
     """Every row of every split; of one split, a column may say the splits.
 
@@ -36,11 +43,11 @@ def from_datasets(splits: Mapping[str, datasets.Dataset], request: Request) -> L
 
 def _split(name: str, rows: datasets.Dataset, request: Request, alone: bool) -> Listing:
     where = f"{request.data!r} ({name})"
-    used, column = used_columns(rows.column_names, request, where)
+    used, splits = used_columns(rows.column_names, request, where)
     if not len(rows):
         raise DataError(f"{where} is an empty split: take it out.")
-    column = column if alone else None
-    wanted = [*used, *([column] if column else [])]
+    splits = splits if alone else []
+    wanted = [*used, *splits]
     images = None
     if isinstance(rows.features[request.image_column], datasets.Image):
         images = rows.select_columns([request.image_column]).rename_columns({request.image_column: "image"})
@@ -48,9 +55,10 @@ def _split(name: str, rows: datasets.Dataset, request: Request, alone: bool) -> 
         wanted.remove(request.image_column)
     plain = rows.select_columns(wanted).with_format(None)
     columns = {one: list(plain[one]) for one in wanted}
+    columns |= {one: in_words(columns[one], rows.features[one]) for one in splits}
     places = [f"{name} row {number}" for number in range(1, len(rows) + 1)]
-    listing = from_columns(columns, column, request, places, images)
-    listing.splits = listing.splits if column else [name] * len(rows)
+    listing = from_columns(columns, splits, request, places, images)
+    listing.splits = listing.splits if splits else [name] * len(rows)
     listing.names = class_names(rows.features[request.label_column])
     return listing
 

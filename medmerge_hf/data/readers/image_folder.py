@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import DataError
-from ..listing import LeftOut, Listing, Reader, Request, image_cells, tree
+from ..listing import LeftOut, Listing, Reader, Request, image_cells, refuse_columns, tree
 from ..splits import SYNONYMS, split_of
 
 
@@ -18,14 +18,16 @@ def read(request: Request) -> Listing:
         DataError: images lie in no class folder, or in folders that can be read in two ways.
     """
     root, found = request.path, tree(request.path)
-    if request.group_column is not None:
-        raise DataError(
-            f"{request.data!r} is a folder of images, which has no column {request.group_column!r}: list the images, "
-            "labels and groups in a table."
-        )
+    refuse_columns(
+        request,
+        "it is a folder of images, and no table in it has the columns of images and labels. List images, labels and "
+        "groups in a table, or leave these options out.",
+    )
     parts = [file.relative_to(root).parts for file in found.files]
+    places = ["/".join(part) for part in parts]
     if not parts:
         raise DataError(f"{request.data!r} holds no images, DICOM files or tables.")
+    _refuse_loose(parts, found.companions, request.data)
     depth = _depth(parts, request.data)
     folders = [folder.relative_to(root).parts for folder in found.folders]
     names = _sorted({folder[-1] for folder in folders if len(folder) == depth})
@@ -35,28 +37,49 @@ def read(request: Request) -> Listing:
     indices = {name: index for index, name in enumerate(names)}
     companions = [LeftOut(file.relative_to(root).as_posix(), "no image", True) for file in found.companions]
     return Listing(
-        image_cells([str(file) for file in found.files], Path.cwd()),
+        image_cells([str(file) for file in found.files], Path.cwd(), places),
         [indices[part[-2]] for part in parts],
-        ["/".join(part) for part in parts],
+        places,
         [part[0] for part in parts] if depth == 2 else None,
         names=names,
         left_out=[*found.left_out, *companions],
     )
 
 
+def _refuse_loose(parts: Sequence[tuple[str, ...]], companions: Sequence[Path], data: str) -> None:
+    """Images that lie in no class folder, beside or below splits."""
+    splits = {part[0] for part in parts if len(part) > 2 and split_of(part[0])}
+    loose = ["/".join(part) for part in parts if len(part) == 1 or (len(part) == 2 and part[0] in splits)]
+    if loose:
+        tables = {file.name: columns for file in companions if (columns := columns_of(file))}
+        told = "".join(
+            f" The table {name} has the columns {columns}: set image_column and label_column to two of these."
+            for name, columns in list(tables.items())[:1]
+        )
+        raise DataError(
+            f"{data!r}: {len(loose)} images lie in no class folder, {loose[0]} for example: there is nothing to "
+            f"classify by, it has no column 'label'. {ADVICE}{told}"
+        )
+
+
+def columns_of(file: Path) -> list[str]:
+    """Names of the columns of a table; none of anything else."""
+    from . import reader_of_file
+
+    reader = reader_of_file(file.name)
+    try:
+        return reader.columns(file) if reader and reader.columns else []
+    except DataError:
+        return []
+
+
 def _depth(parts: Sequence[tuple[str, ...]], data: str) -> int:
     """How many folders lie above each image: 1 (class) or 2 (split and class).
 
     Raises:
-        DataError: none, more, or different ones; the message names the readings.
+        DataError: more, or different ones; the message names the readings.
     """
     depths = {len(part) - 1 for part in parts}
-    loose = [part for part in parts if len(part) == 1]
-    if loose:
-        raise DataError(
-            f"{data!r}: {len(loose)} images lie in no class folder, {loose[0][0]} for example: there is nothing to "
-            f"classify by, it has no column 'label'. {ADVICE}"
-        )
     tops = sorted({part[0] for part in parts})
     splits = [top for top in tops if split_of(top)]
     if depths == {1} and len(splits) < len(tops):

@@ -45,11 +45,11 @@ def read(request: Request) -> Listing:
     """
     path, rows = request.path, list(rows_of(request.path))
     present = list(dict.fromkeys(key for _, row in rows for key in row))
-    used, split = used_columns(present, request, repr(path.name))
-    columns = {name: [row.get(name) for _, row in rows] for name in [*used, *([split] if split else [])]}
+    used, splits = used_columns(present, request, repr(path.name))
+    columns = {name: [row.get(name) for _, row in rows] for name in [*used, *splits]}
     images = (value if isinstance(value, str) else "image" for value in columns[request.image_column])
     places = [f"{path.name} line {number} ({image})" for (number, _), image in zip(rows, images, strict=True)]
-    return from_columns(columns, split, request, places)
+    return from_columns(columns, splits, request, places)
 
 
 READER = Reader("JSON lines", read, (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"), columns=columns_of)

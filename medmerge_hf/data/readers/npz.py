@@ -9,11 +9,12 @@ from PIL import Image
 
 from ...errors import DataError
 from ..images import png_bytes
-from ..listing import LeftOut, Listing, Reader, Request, array_bytes, concatenate, image_cells
+from ..listing import LeftOut, Listing, Reader, Request, array_bytes, concatenate, image_cells, refuse_columns
 
 
 IMAGES, LABELS = "images", "labels"
-CHANNELS = (1, 3, 4)
+# Four channels come last: in the second place, 4 is a depth.
+CHANNELS_LAST, CHANNELS_FIRST = (1, 3, 4), (1, 3)
 
 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
@@ -35,8 +36,7 @@ def read(request: Request) -> Listing:
     Raises:
         DataError: no such arrays, of other shapes, or of unequal length.
     """
-    if request.group_column is not None:
-        raise DataError(f"{request.data!r} has no column {request.group_column!r}: an .npz has no groups.")
+    refuse_columns(request, "an .npz has arrays of images and labels; its names are fixed, and it has no groups.")
     found = arrays_of(request.path)
     splits = [key.removesuffix(IMAGES).removesuffix("_") for key in found if key.endswith(IMAGES)]
     if not splits:
@@ -60,11 +60,13 @@ def _split(found: Mapping[str, np.ndarray], split: str, where: str) -> Listing:
     images = channels_last(found[key], key, where)
     count = len(labels) if labels.ndim else 0
     if count != len(images) or not count:
-        raise DataError(f"{where!r}: {key} has {len(images)} entries, {prefix}{LABELS} {count}.")
+        raise DataError(
+            f"{where!r}: {key} has {len(images)} entries, {prefix}{LABELS} {count}: each image needs one label."
+        )
     encoded = [_encoded(image) for image in images]
     values: list[Any] = labels.reshape(count, -1).tolist() if labels.ndim > 1 else labels.tolist()
     places = [f"{where} {key}[{index}]" for index in range(count)]
-    return Listing(image_cells(encoded, Path()), values, places, [split] * count if split else None)
+    return Listing(image_cells(encoded, Path(), places), values, places, [split] * count if split else None)
 
 
 def channels_last(images: np.ndarray, key: str, where: str) -> np.ndarray:
@@ -73,9 +75,9 @@ def channels_last(images: np.ndarray, key: str, where: str) -> np.ndarray:
     Raises:
         DataError: volumes, or no images at all.
     """
-    if images.ndim == 3 or (images.ndim == 4 and images.shape[3] in CHANNELS):
+    if images.ndim == 3 or (images.ndim == 4 and images.shape[3] in CHANNELS_LAST):
         return images
-    if images.ndim == 4 and images.shape[1] in CHANNELS:
+    if images.ndim == 4 and images.shape[1] in CHANNELS_FIRST:
         return np.moveaxis(images, 1, 3)
     kind = "three-dimensional volumes, which are not read: save slices" if images.ndim in (4, 5) else "no images"
     raise DataError(

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from ...errors import DataError
 from ..listing import Listing, Reader, Request, from_columns, used_columns
-from .hub import class_names
+from .hub import class_names, in_words
 
 
 def columns_of(path: Path) -> list[str]:
@@ -31,21 +31,23 @@ def read(request: Request) -> Listing:
         DataError: no Parquet, a column is missing.
     """
     path = request.path
-    used, split = used_columns(columns_of(path), request, repr(path.name))
+    used, splits = used_columns(columns_of(path), request, repr(path.name))
     try:
-        table = pq.ParquetFile(path).read(columns=[*used, *([split] if split else [])])
+        table = pq.ParquetFile(path).read(columns=[*used, *splits])
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{str(path)!r} cannot be read as a table ({type(error).__name__}: {error}).") from error
     images = _encoded(table, request.image_column)
     rest = {name: table[name] for name in table.column_names if images is None or name != request.image_column}
     columns: dict[str, list[Any]] = {name: column.to_pylist() for name, column in rest.items()}
+    features = datasets.Features.from_arrow_schema(table.select(splits).schema)
+    columns |= {name: in_words(columns[name], features[name]) for name in splits}
     names, columns[request.label_column] = _labels(table, request.label_column)
     paths = columns.get(request.image_column, [None] * len(table))
     places = [
         f"{path.name} row {number}" + (f" ({image})" if isinstance(image, str) else "")
         for number, image in enumerate(paths, start=1)
     ]
-    listing = from_columns(columns, split, request, places, images)
+    listing = from_columns(columns, splits, request, places, images)
     listing.names = names
     return listing
 
