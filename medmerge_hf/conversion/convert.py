@@ -23,6 +23,7 @@ from .verification import (
     TOLERANCE,
     align_layer_norms,
     apply_variant,
+    differences,
     first_convolution,
     structure_differences,
     with_tensors,
@@ -260,7 +261,7 @@ def _source_eps(case: _Case, norm: str) -> float | None:
 
 
 def _refuse_unfoldable(case: _Case) -> None:
-    if (unfoldable := case.variant.unfoldable) and not case.variant.accept:
+    if (unfoldable := differences(case.network, case.variant)) and not case.variant.accept:
         raise ArchitectureMismatchError(
             f"Source {case.name!r} differs from the anchor in {' and '.join(unfoldable)}, which no change of weights "
             "makes good. Take a checkpoint without that, or merge it all the same: variant={..., 'accept': True}."
@@ -269,7 +270,7 @@ def _refuse_unfoldable(case: _Case) -> None:
 
 def _verify(case: _Case) -> None:
     """Run original and anchor's network on the same images; refuse what differs and was not accepted."""
-    unfoldable = case.variant.unfoldable
+    unfoldable = differences(case.network, case.variant)
     if case.original is None:
         if case.notes and case.source.reference.variant is None:
             why = "it was made for another image size" if case.resampled else "its own network is not known"

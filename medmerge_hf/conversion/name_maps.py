@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..sources.reference import BY_ORDER
+from .name_maps_keras import KERAS
 from .state_dict import find_prefix
 
 
@@ -160,7 +161,7 @@ def translate(names: Names, key_map: Mapping[str, str] | str | None = None) -> T
         return _by_order(names)
     if key_map:
         return _renamed(names, partial(_substitute, dict(key_map)), "key_map applied")  # type: ignore[arg-type]
-    for translator in (_numbered, _legacy_densenet, _torchvision, _native, _timm_converter):
+    for translator in (_numbered, _legacy_densenet, _torchvision, _keras, _native, _timm_converter):
         if found := translator(names):
             return found
     return None
@@ -258,6 +259,20 @@ def _native(names: Names) -> Translation | None:
             if found := _renamed(names, rename, f"transformers' names for {kind} translated"):
                 return found
     return None
+
+
+def _keras(names: Names) -> Translation | None:
+    """keras.applications, as the Keras reader names their layers."""
+    for kind, rules in KERAS.items():
+        if found := _renamed(names, partial(_keras_name, rules), f"Keras' names for {kind} translated"):
+            return found
+    return None
+
+
+def _keras_name(rules: Mapping[str, Any], name: str) -> str:
+    """Whoever trains with keras.applications names the layers on top as they like."""
+    ours = _substitute(rules, name)
+    return ours if ours != name else f"head.{name}"
 
 
 def _timm_converter(names: Names) -> Translation | None:

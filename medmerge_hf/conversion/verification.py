@@ -72,7 +72,26 @@ def apply_variant(network: nn.Module, variant: NetworkVariant, unfoldable: bool 
                 first.stride, second.stride = second.stride, first.stride
     if unfoldable and variant.padding == "tf_same":
         _pad_like_tensorflow(network)
+    if unfoldable and variant.pooling == "tf_same":
+        _pool_like_tensorflow(network)
     return network
+
+
+def differences(network: nn.Module, variant: NetworkVariant) -> tuple[str, ...]:
+    """In what a source of a variant differs from a network for good; nothing where the network is of that variant."""
+    from timm.layers import Conv2dSame
+
+    padded = any(isinstance(module, Conv2dSame) for module in network.modules())
+    return tuple(what for what in variant.unfoldable if not (padded and what == "padding tf_same"))
+
+
+def _pool_like_tensorflow(network: nn.Module) -> None:
+    from timm.layers.pool2d_same import MaxPool2dSame
+
+    for parent in list(network.modules()):
+        for name, pool in list(parent.named_children()):
+            if type(pool) is nn.MaxPool2d:
+                setattr(parent, name, MaxPool2dSame(pool.kernel_size, pool.stride))
 
 
 def _pad_like_tensorflow(network: nn.Module) -> None:

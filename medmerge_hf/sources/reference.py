@@ -29,7 +29,7 @@ class NetworkVariant:
         bn_eps: of its BatchNorm layers; folded into their scales, exactly.
         padding: `tf_same` where strided convolutions and poolings are padded at the right and bottom first.
         stride: `conv1` where a bottleneck strides in its first 1 x 1 (Keras' ResNet), `conv2` in its 3 x 3.
-        pooling: any other pooling than the anchor's, by a name of yours.
+        pooling: `tf_same` where max poolings are padded like that, or any other pooling, by a name of yours.
         accept: merge although padding, stride or pooling differ. Such a source computes other features from the
             anchor's places; how far off they are is measured and noted.
 
