@@ -74,7 +74,7 @@ class ComputeMetrics:
 
     def __init__(self, num_labels: int, multi_label: bool = False) -> None:
         self.num_labels, self.multi_label = num_labels, multi_label
-        self.metrics = [RegisteredMetric(metric.name) for metric in training_metrics()]
+        self.metrics = [RegisteredMetric(metric.name) for metric in training_metrics(multi_label)]
 
     def __call__(self, prediction: Any) -> dict[str, float]:
         """Figures of `(logits [N, K], labels)`."""

@@ -74,9 +74,14 @@ def metric(name: str, title: str, hub_name: str = "", **about: Any) -> Callable[
     return register
 
 
-def training_metrics() -> list[Metric]:
-    """The figures that stand beside every evaluation of a trainer."""
-    return [found for found in METRICS.values() if found.training]
+def training_metrics(multi_label: bool = False) -> list[Metric]:
+    """The figures that stand beside every evaluation of a trainer.
+
+    Args:
+        multi_label: whether an image may have several labels, or none.
+    """
+    defined = {"any"} if multi_label else {"any", "classes"}
+    return [found for found in METRICS.values() if found.training and found.task in defined]
 
 
 def all_scores(probabilities: Any, labels: Any, ordered: bool = False) -> dict[str, float]:

@@ -70,7 +70,9 @@ def run(settings: Settings) -> dict[str, float]:
 
 def results_table(figures: Mapping[str, float]) -> str:
     """Metrics before and after fine-tuning, as Markdown."""
-    metrics = {metric.name: metric.title for metric in training_metrics()}
+    metrics = {
+        metric.name: metric.title for metric in training_metrics() if f"finetuned_validation_{metric.name}" in figures
+    }
     rows = [
         [stage, split, *(f"{figures[f'{key}_{split}_{metric}']:.3f}" for metric in metrics)]
         for key, stage in (("merged", "merged"), ("finetuned", "fine-tuned"))

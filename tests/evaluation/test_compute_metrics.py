@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from medmerge_hf.errors import SettingsError
+from medmerge_hf.evaluation.bootstrap import bootstrap_intervals
 from medmerge_hf.evaluation.compute_metrics import RegisteredMetric, _warn_undefined, make_compute_metrics
+from medmerge_hf.evaluation.metrics import METRICS, Metric
 
 
 @pytest.mark.parametrize(
@@ -51,3 +53,16 @@ def test_several_labels_reach_the_metric_through_arrow():
 def test_a_model_of_another_number_of_classes_is_refused():
     with pytest.raises(SettingsError, match=r"make_compute_metrics\(3\).*of 2 classes"):
         make_compute_metrics(3)((np.zeros((1, 2)), np.array([0])))
+
+
+def test_a_figure_that_is_registered_is_computed_beside_every_evaluation(monkeypatch):
+    def share_of_the_first(seen):
+        return seen.chosen[:, 0].mean()
+
+    own = Metric("first", "share of the first class", share_of_the_first, "first", training=True, task="classes")
+    monkeypatch.setitem(METRICS, "first", own)
+    logits, labels = np.eye(2)[[0, 0, 0, 1]], np.array([0, 0, 0, 1])
+    assert make_compute_metrics(2)((logits, labels))["first"] == 0.75
+    interval = bootstrap_intervals(make_compute_metrics(2), logits, labels, 200)["first"]
+    assert interval["low"] < interval["value"] == 0.75 < interval["high"]
+    assert "first" not in make_compute_metrics(2, multi_label=True)((logits, np.eye(2)[labels]))

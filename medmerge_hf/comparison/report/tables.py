@@ -1,8 +1,7 @@
 """The report of a comparison: rows of runs in, tables and pictures out."""
 
+import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from ...evaluation.bootstrap import Gain, paired_gain
 from ...evaluation.metrics import METRICS
@@ -16,8 +15,6 @@ def ranking_table(promised: Sequence[Promise]) -> tuple[list[str], list[list[str
 
     That is Spearman's rank correlation over the sources of a target and seed, averaged.
     """
-    from scipy.stats import spearmanr
-
     header = ["target", "source", "linear probe, macro F1", "macro F1 alone"]
     lines = []
     for target, source in dict.fromkeys((p.target, p.source) for p in promised):
@@ -28,10 +25,23 @@ def ranking_table(promised: Sequence[Promise]) -> tuple[list[str], list[list[str
     for target, seed in dict.fromkeys((p.target, p.seed) for p in promised):
         own = [p for p in promised if (p.target, p.seed) == (target, seed)]
         if len(own) > 1:
-            correlations.append(float(spearmanr([p.probe for p in own], [p.reached for p in own]).statistic))
-    if found := [value for value in correlations if np.isfinite(value)]:
+            correlations.append(rank_correlation([p.probe for p in own], [p.reached for p in own]))
+    if found := [value for value in correlations if math.isfinite(value)]:
         lines.append(["all", "Spearman's correlation with what it reached", mean_and_spread(found), "1"])
     return header, lines
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's; NaN where either is the same everywhere.
+
+    Example:
+        >>> rank_correlation([0.1, 0.5, 0.2], [1, 3, 2]), rank_correlation([1, 1], [1, 2])
+        (1.0, nan)
+    """
+    from scipy.stats import spearmanr
+
+    varied = len(set(one)) > 1 and len(set(other)) > 1
+    return float(spearmanr(one, other).statistic) if varied else math.nan
 
 
 def gains(
@@ -117,8 +127,6 @@ def conditions_table(rows: Sequence[Row], method: str) -> tuple[list[str], list[
     `sources apart` is the macro F1 that the best source reaches alone less that of the worst. The last line is
     Spearman's rank correlation with the gain over all settings and seeds.
     """
-    from scipy.stats import spearmanr
-
     names = ["sources apart", "best single source", "after the merge stage"]
     lines, everything = [], []
     for setting in settings_in(rows):
@@ -129,10 +137,9 @@ def conditions_table(rows: Sequence[Row], method: str) -> tuple[list[str], list[
             everything += found
     if len(everything) > 2:
         gained, *columns = zip(*everything, strict=True)
-        correlations = [
-            f"{float(spearmanr(gained, column).statistic):+.2f}" if len(set(column)) > 1 else "-" for column in columns
-        ]
-        lines.append(["all", "Spearman's correlation with the gain", *correlations])
+        correlations = [rank_correlation(gained, column) for column in columns]
+        cells = [f"{value:+.2f}" if math.isfinite(value) else "-" for value in correlations]
+        lines.append(["all", "Spearman's correlation with the gain", *cells])
     return ["setting", "paired gain", *names], lines
 
 
