@@ -1,6 +1,6 @@
 """Alignment x granularity x number of sources on a real target, several seeds: benchmarks/ALIGNMENT.md.
 
-    MEDMERGE_DATA=... python recipes/benchmark_alignment.py [--seeds 0 1 2 3 4] [--option value ...]
+    MEDMERGE_DATA=... python benchmarks/alignment.py [--seeds 0 1 2 3 4] [--option value ...]
 
 Finished runs are kept in benchmarks/alignment.json and not repeated. Further options are those of train.py.
 """
@@ -118,7 +118,7 @@ def main() -> None:
         RECORD.write_text(json.dumps(rows, indent=1))
         print(rows[-1], flush=True)
     machine = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, {platform.machine()}"
-    text = f"# Alignment, granularity, number of sources\n\nPrinted by `recipes/benchmark_alignment.py` ({machine})."
+    text = f"# Alignment, granularity, number of sources\n\nPrinted by `benchmarks/alignment.py` ({machine})."
     data = "MobileNetV2 (torchvision ImageNet, then fundus, TF ImageNet, faces) and ResNet-18 (ImageNet, fundus) -> "
     more = "fundus_dr (353 training images, 150 for the test); EfficientNet-B0 (mango leaves, drawings) -> blood_cells"
     size = "(236, 101; the two share an initialisation, so weights match where they are). 64 px, 5 + 5 epochs"

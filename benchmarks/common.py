@@ -1,4 +1,4 @@
-"""TODO."""
+"""What the benchmarks on real targets share: sources, settings, intervals over seeds."""
 
 from collections.abc import Sequence
 from typing import Any

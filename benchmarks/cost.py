@@ -1,6 +1,6 @@
 """What merging costs, beside plain fine-tuning and two other ways to write it.
 
-    python recipes/benchmark.py [--output benchmarks] [--rounds 5] [--batch 8] [--architectures resnet50 ...]
+    python benchmarks/cost.py [--output benchmarks] [--rounds 5] [--batch 8] [--architectures resnet50 ...]
 
 Steps of all ways are interleaved in one process and compared with plain fine-tuning of the same round, so a machine
 that slows down slows all of them. Weights are random and images noise: neither changes the time. Writes RESULTS.md
@@ -12,153 +12,28 @@ import functools
 import gc
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from measure import machine, quartiles, resident, timed
+from resampling import bootstrap_row
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.utils import parametrize
 from transformers.utils import logging as hf_logging
+from ways import CLASSES, OURS, PLAIN, WAYS, Step, networks
 
 from medmerge_hf.evaluation.tables import markdown_table
-from medmerge_hf.export.record import versions
 from medmerge_hf.export.verification import verify_export
-from medmerge_hf.merging.kernel_weights import kernel_shape
 from medmerge_hf.modeling_medmerge import MedMergeModel
 
 
-CLASSES = 5
-
 KEEP = {"MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_MMAP_THRESHOLD_": "100000000000"}
-
-HEADS = ("fc.", "classifier.", "head.")
-
-PLAIN, OURS, NAIVE, PARAMETRIZE = "plain fine-tuning", "medmerge_hf", "naive sum", "parametrize"
-
-WAYS = (OURS, NAIVE, PARAMETRIZE)
-
-
-# The ways
-
-
-def networks(architecture: str, count: int) -> list[nn.Module]:
-    """Networks of one architecture from different initialisations."""
-    made = []
-    for seed in range(count):
-        torch.manual_seed(seed)
-        made.append(timm.create_model(architecture, num_classes=CLASSES))
-    return made
-
-
-class NaiveSum(nn.Module):
-    """Every tensor as a weighted sum of all sources, left to autograd."""
-
-    def __init__(self, sources: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.network = sources[0]
-        self.names = [name for name, _ in self.network.named_parameters() if not name.startswith(HEADS)]
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(name.startswith(HEADS))
-        stacks = [[source.get_parameter(name) for source in sources] for name in self.names]
-        self.stacks = [torch.stack([p.detach() for p in stack]) for stack in stacks]
-        shapes = [(len(sources), *kernel_shape(stack.shape[1:])) for stack in self.stacks]
-        self.weights = nn.ParameterList(torch.full(shape, 1 / len(sources)) for shape in shapes)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self.stacks = [fn(stack) for stack in self.stacks]
-        return super()._apply(fn, recurse)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits."""
-        merged = [(w * stack).sum(0) for w, stack in zip(self.weights, self.stacks, strict=True)]
-        return functional_call(self.network, dict(zip(self.names, merged, strict=True)), (images,))
-
-
-class _Parametrization(nn.Module):
-    def __init__(self, tensor: Tensor, others: Sequence[Tensor]) -> None:
-        super().__init__()
-        shape = (len(others), *kernel_shape(tensor.shape))
-        self.weight = nn.Parameter(torch.zeros(shape))
-        self.differences = nn.ParameterList(
-            nn.Parameter(other.detach() - tensor.detach(), requires_grad=False) for other in others
-        )
-
-    def forward(self, anchor: Tensor) -> Tensor:
-        for weight, difference in zip(self.weight, self.differences, strict=True):
-            anchor = anchor + weight * difference
-        return anchor
-
-
-def parametrized(sources: Sequence[nn.Module]) -> nn.Module:
-    """The anchor with a `torch.nn.utils.parametrize` on every tensor of its backbone."""
-    anchor, *others = sources
-    places = [(name, *name.rpartition(".")[::2]) for name, _ in anchor.named_parameters()]
-    for name, module, leaf in places:
-        parameter = anchor.get_parameter(name)
-        if name.startswith(HEADS):
-            continue
-        parameter.requires_grad_(False)
-        tensors = [other.get_parameter(name) for other in others]
-        parametrize.register_parametrization(anchor.get_submodule(module), leaf, _Parametrization(parameter, tensors))
-    return anchor
-
-
-def build(way: str, architecture: str, count: int) -> nn.Module:
-    """One of the ways, ready to train; `count` sources."""
-    sources = networks(architecture, 1 if way == PLAIN else count)
-    if way == PLAIN:
-        return sources[0].train()
-    if way == OURS:
-        return MedMergeModel.from_sources(sources, num_labels=CLASSES, init=1 / count).train()
-    return (NaiveSum(sources) if way == NAIVE else parametrized(sources)).train()
-
-
-class Step:
-    """One training step: forward, loss, backward, AdamW."""
-
-    def __init__(self, way: str, architecture: str, count: int, batch: int, device: torch.device) -> None:
-        self.model = build(way, architecture, count).to(device)
-        learned = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(learned, lr=1e-4, fused=True)
-        generator = torch.Generator().manual_seed(0)
-        self.images = torch.randn(batch, 3, 224, 224, generator=generator).to(device)
-        self.labels = torch.randint(CLASSES, (batch,), generator=generator).to(device)
-        self.autocast = torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
-
-    def __call__(self) -> float:
-        """Seconds."""
-        start = self._now()
-        with self.autocast:
-            output = self.model(self.images)
-            loss = nn.functional.cross_entropy(getattr(output, "logits", output).float(), self.labels)
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return self._now() - start
-
-    def _now(self) -> float:
-        if self.images.is_cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-
-# Measuring
-
-
-def quartiles(values: Sequence[float], unit: str = "") -> str:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{middle:.3f}{unit} ({low:.3f} - {high:.3f})"
 
 
 def step_times(
@@ -213,19 +88,6 @@ def print_memory(way: str, architecture: str, count: str, batch: str) -> None:
     print(peak)
 
 
-def resident(figure: str) -> float:
-    """MB, of this process (Linux). `ru_maxrss` would be the parent's, if that is larger."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(figure)) / 1024
-
-
-def timed(action: Callable[[], Any]) -> float:
-    """Seconds."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
 def collapse_and_save(model: MedMergeModel, folder: Path) -> None:
     """What ends a merge."""
     model.collapse().save_pretrained(folder)
@@ -269,10 +131,16 @@ def files_rows(count: int, rounds: int) -> list[list[str]]:
     verifying = [ours / peer for ours, peer in zip(found["verify"], found["bytes"], strict=True)]
     saving = [ours / peer for ours, peer in zip(found["save"], found["bytes"], strict=True)]
     return [
-        [f"from_sources, S = {count} / timm networks made and loaded from the same files", quartiles(ratio)],
-        [f"collapse + save_pretrained, S = {count} / reading and writing the same bytes", quartiles(saving)],
+        [
+            f"ResNet-50: from_sources, S = {count} / timm networks made and loaded from the same files",
+            quartiles(ratio),
+        ],
+        [
+            f"ResNet-50: collapse + save_pretrained, S = {count} / reading and writing the same bytes",
+            quartiles(saving),
+        ],
         ["  of it: reading the export back and comparing weights and logits", quartiles(verifying)],
-        [f"checkpoint of the merge stage, S = {count} / naive state dict", f"{small / whole:.4f}"],
+        [f"ResNet-50: checkpoint of the merge stage, S = {count} / naive state dict", f"{small / whole:.4f}"],
     ]
 
 
@@ -283,23 +151,6 @@ def import_time(rounds: int) -> str:
         return timed(lambda: subprocess.run([sys.executable, "-c", code], check=True))
 
     return quartiles([start("import medmerge_hf") - start("pass") for _ in range(rounds)], " s")
-
-
-# Reporting
-
-
-def machine() -> str:
-    """What computed."""
-    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    cpu = f"{len(os.sched_getaffinity(0))} cores of {names[0] if names else platform.processor()}"
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    libraries = ", ".join(f"{name} {number}" for name, number in versions().items())
-    return f"{cpu}{gpu}, {torch.get_num_threads()} threads. {libraries}."
-
-
-def _cpuinfo() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text().splitlines() if file.is_file() else []
 
 
 def step_rows(architecture: str, batch: int, times: dict[str, Any], title: str = "") -> list[list[str]]:
@@ -373,7 +224,7 @@ def main() -> None:
         rows += step_rows(architecture, options.batch, times[architecture])
     header = ["network", "way", "sources", "batch", "seconds a step", "/ plain fine-tuning", "peak memory, MB"]
     other = [row for count in options.sources for row in files_rows(count, options.rounds)]
-    other.append(["import medmerge_hf", import_time(options.rounds)])
+    other += [bootstrap_row(options.rounds), ["import medmerge_hf", import_time(options.rounds)]]
     options.output.mkdir(parents=True, exist_ok=True)
     plot({name: times[name] for name in options.architectures}, options.output / "step_time.png")
     kind = "bf16 autocast" if torch.cuda.is_available() else "float32"
@@ -381,7 +232,7 @@ def main() -> None:
 
 {machine()}
 
-Printed by `python recipes/benchmark.py` ({options.rounds} rounds, median and quartiles, 224 px, {kind}, AdamW).
+Printed by `python benchmarks/cost.py` ({options.rounds} rounds, median and quartiles, 224 px, {kind}, AdamW).
 Steps are interleaved in one process; ratios are to plain fine-tuning of all weights in the same round. Peak memory is
 what two steps add to a process of their own that has already imported everything. "Memory kept":
 `{" ".join(f"{key}={value}" for key, value in KEEP.items())}`, worth setting for any training on a CPU.
@@ -390,7 +241,7 @@ what two steps add to a process of their own that has already imported everythin
 
 ![step time](step_time.png)
 
-{markdown_table(["ResNet-50", "median (quartiles)"], other)}
+{markdown_table(["", "median (quartiles)"], other)}
 """
     (options.output / "RESULTS.md").write_text(text)
     (options.output / "times.json").write_text(json.dumps(times, indent=1))

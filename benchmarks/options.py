@@ -1,6 +1,6 @@
 """Options of the merge stage, one at a time, on a real target, several seeds: benchmarks/OPTIONS.md.
 
-    MEDMERGE_DATA=... python recipes/benchmark_options.py [--seeds 0 1 2 3 4] [--options NAME ...]
+    MEDMERGE_DATA=... python benchmarks/options.py [--seeds 0 1 2 3 4] [--options NAME ...]
 
 Finished runs are kept in benchmarks/options.json and not repeated.
 """
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     machine = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, {platform.machine()}"
     setting = "MobileNetV2, ImageNet + fundus -> fundus_dr, 353 training images of 64 px, 5 + 5 epochs"
     REPORT.write_text(
-        f"# Options of the merge stage, one at a time\n\nPrinted by `recipes/benchmark_options.py` ({machine}). "
+        f"# Options of the merge stage, one at a time\n\nPrinted by `benchmarks/options.py` ({machine}). "
         f"{setting}; macro F1 on 150 test images, mean over seeds with its 95 % bootstrap interval.\n\n{table(rows)}\n"
     )
     print(table(rows))

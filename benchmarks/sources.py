@@ -1,6 +1,6 @@
 """Every checkpoint as a source beside each other one of its architecture, and ten broken files: benchmarks/SOURCES.md.
 
-    MEDMERGE_DATA=... python recipes/benchmark_sources.py [OUT.md]
+    MEDMERGE_DATA=... python benchmarks/sources.py [OUT.md]
 
 What a checkpoint computes in its own network (torchvision's or timm's, in its variant) is compared with what the
 anchor's network computes with its converted weights, on real images, each in its own normalisation.
@@ -231,7 +231,7 @@ def main() -> None:
     machine = f"{os.cpu_count()} CPU cores, torch {torch.__version__}, timm {timm.__version__}, {platform.machine()}"
     text = [
         "# Sources: what is done to real checkpoints",
-        f"Printed by `recipes/benchmark_sources.py` ({machine}). Differences are of features, relative to the largest "
+        f"Printed by `benchmarks/sources.py` ({machine}). Differences are of features, relative to the largest "
         "one, between a checkpoint in its own network and in the anchor's with its converted weights, on four real "
         "images: `names, eps` in the source's own input and without what cannot be folded (TensorFlow's padding); "
         "`all` with everything, the source's network as it was trained and images normalised for each.",
