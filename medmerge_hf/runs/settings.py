@@ -191,7 +191,7 @@ def _check_sources(source: SourceOptions, fewest: int, problems: Problems) -> No
 def _check_data(data: DataOptions, problems: Problems) -> None:
     if data.crop_scale[0] > data.crop_scale[1]:
         problems.value("crop_scale", data.crop_scale, "the smaller share first")
-    if data.dicom_window is not None and data.dicom_window[1] <= 0:
+    if data.dicom_window is not None and not (len(data.dicom_window) == 2 and data.dicom_window[1] > 0):
         problems.value("dicom_window", data.dicom_window, "a centre and a width above 0")
     for name in ("image_column", "label_column"):
         if not getattr(data, name):
