@@ -11,6 +11,8 @@ from ..configuration_medmerge import MERGE_CONFIG, MedMergeConfig
 from ..errors import SettingsError
 from ..merging.kernel_table import block_statistics, kernel_table
 from ..merging.kernel_weights import KERNEL_WEIGHTS, KernelWeights
+from ..merging.merged_network import matching
+from ..networks.backbone import backbone_parameters
 from ..networks.build import class_names
 from ..networks.preprocessing import preprocessing_of
 from ..networks.saved_network import no_progress_bars
@@ -76,10 +78,26 @@ def save_export(
     plain.config.id2label, plain.config.label2id = names, {name: index for index, name in names.items()}
     with staged_directory(destination) as folder:
         export_network(plain if dtype is None else plain.to(export_dtype(dtype)), processor, folder, **kwargs)
-        if processor is not None:
-            config.record = {**config.record, "preprocessing": preprocessing_of(processor).summary}
+        config.record = {**config.record, **_figures(plain, processor, state, layout, config)}
         save_merge_state(state, config, layout, folder)
         save_card(folder, destination)
+
+
+def _figures(plain: Any, processor: Any, state: dict[str, Tensor], layout: Any, config: Any) -> dict[str, Any]:
+    """What the card says of a network: its images, how much of it was merged, whose BatchNorm statistics it has."""
+    found: dict[str, Any] = {}
+    if processor is not None:
+        pixels = preprocessing_of(processor)
+        found = {"preprocessing": pixels.summary, "image_size": pixels.image_size}
+    if layout is not None:
+        tensors = {"merged": len(layout.names), "of": len(backbone_parameters(plain))}
+        found["tensors"] = {**tensors, "frozen": len(matching(layout.names, config.freeze))}
+        own = {f"network.{name}": tensor for name, tensor in plain.state_dict().items()}
+        pairs = [(own[name], tensor) for name, tensor in state.items() if name.endswith("running_mean")]
+        if pairs:
+            kept = all(torch.equal(now.float(), before.float()) for now, before in pairs)
+            found["statistics"] = "merge" if kept else "target"
+    return found
 
 
 def export_network(network: Any, processor: Any, folder: Path, **kwargs: Any) -> None:

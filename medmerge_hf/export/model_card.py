@@ -1,7 +1,6 @@
 """The model card of an export, made of its config alone."""
 
 import importlib.resources
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from ..evaluation.tables import markdown_table
 from ..sources.reference import source_name
 from .licenses import merged_license
 from .record import AFTER, ALWAYS, METHOD, TAKEN, method_name
+from .reproduce import USUAL, merge_call, merge_settings
 
 
 FIGURE = "medmerge/kernel_weights.png"
@@ -118,6 +118,7 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
     record = config.record
     results = record.get("results", [])
     weights = record.get("kernel_weights", {})
+    others = {name: value for name, value in merge_settings(config).items() if name not in USUAL}
     return {
         "name": name,
         "title": name.rsplit("/", 1)[-1],
@@ -127,15 +128,17 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
         "architecture": config.network.get("architecture") or config.network.get("model_type"),
         "library": "timm" if config.network.get("model_type") == "timm_wrapper" else "transformers",
         "labels": [str(label) for label in config.id2label.values()],
-        "id2label": dict(config.id2label),
         "preprocessing": record.get("preprocessing", "see config.json"),
         "sources": [{"name": source_name(source), "notes": source["notes"]} for source in config.sources],
-        "source_ids": json.dumps([_pinned(source) for source in config.sources]),
+        "call": merge_call(config),
+        "settings": ", ".join(f"`{name}={value!r}`" for name, value in others.items()),
         "sources_table": _sources_table(config.sources),
         "anchor": source_name(config.sources[0]),
         "license": license_,
         "license_warnings": warnings,
         "kernels": record.get("kernels"),
+        "tensors": record.get("tensors"),
+        "statistics": record.get("statistics"),
         "weights_table": _weights_table(weights, [source_name(source) for source in config.sources]),
         "figure": FIGURE,
         "data_line": _data_line(record.get("data", {})),
@@ -147,10 +150,6 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
         "recipe": record.get("recipe", "").strip(),
         "versions": ", ".join(f"{library} {number}" for library, number in record.get("versions", {}).items()),
     }
-
-
-def _pinned(source: Mapping[str, Any]) -> str:
-    return f"{source['id']}@{source['revision']}" if source["revision"] else source_name(source)
 
 
 def _link(source: Mapping[str, Any]) -> str:
