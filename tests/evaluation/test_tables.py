@@ -1,16 +1,14 @@
-import matplotlib.image
-import numpy as np
-
-from medmerge_hf.export.kernel_plot import plot_kernel_weights
-from medmerge_hf.sources.reference import short_name
+from medmerge_hf.evaluation.tables import markdown_table, mean_and_spread
 
 
-def test_kernel_weight_picture_is_drawn(model, tmp_path):
-    plot_kernel_weights(model.kernel_weights(), tmp_path / "a.png")
-    pixels = matplotlib.image.imread(tmp_path / "a.png")
-    assert np.ptp(pixels[..., :3]) > 0.5
+def test_what_would_break_a_table_does_not():
+    lines = markdown_table(["a|b", "c"], [["one\ntwo", ""], ["x", "longer"]]).splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith(r"| a\|b ")
+    assert lines[2].startswith("| one two |")
+    assert len({len(line) for line in lines}) == 1
 
 
-def test_names_are_short():
-    assert short_name("/data/resnet18/fundus.safetensors") == "fundus"
-    assert short_name("timm/resnet50.a1_in1k") == "resnet50.a1_in1k"
+def test_one_value_has_no_spread():
+    assert mean_and_spread([0.5]) == "0.500"
+    assert mean_and_spread([0.1, 0.2, 0.3]) == "0.200 ± 0.100"

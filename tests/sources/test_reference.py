@@ -2,6 +2,7 @@ import pytest
 
 from medmerge_hf import InputConvention, MedMergeConfig, NetworkVariant, SourceReference
 from medmerge_hf.errors import SettingsError
+from medmerge_hf.sources.reference import short_name
 
 
 def test_every_convention_becomes_a_mean_and_std_of_rgb_pixels():
@@ -54,3 +55,8 @@ def test_a_dialect_names_what_cannot_be_folded():
     )
     with pytest.raises(SettingsError, match="padding='keras'"):
         NetworkVariant(padding="keras")
+
+
+def test_names_are_short():
+    assert short_name("/data/resnet18/fundus.safetensors") == "fundus"
+    assert short_name("timm/resnet50.a1_in1k") == "resnet50.a1_in1k"
