@@ -8,14 +8,13 @@ from ..configuration_medmerge import MedMergeConfig
 from ..evaluation.metrics import METRICS
 from ..evaluation.tables import markdown_table
 from ..sources.reference import source_name
+from .data_card import data_line, data_table, in_order, left_out_lines, page, pixel_lines
 from .licenses import merged_license
 from .record import AFTER, ALWAYS, METHOD, TAKEN, method_name
 from .reproduce import USUAL, merge_call, merge_settings
 
 
 FIGURE = "medmerge/kernel_weights.png"
-
-SPLITS = ("train", "validation", "test")
 
 TAGS = ("medmerge", "merge", "medical-imaging")
 
@@ -107,7 +106,7 @@ def eval_results(config: MedMergeConfig) -> list[Any]:
         )
         for row in own
         if row["after"] == last
-        for metric in _ordered(row["metrics"], METRICS)
+        for metric in in_order(row["metrics"], METRICS)
         for found in [row["metrics"][metric]]
         if found["value"] == found["value"]  # YAML on the Hub knows no NaN
     ]
@@ -116,8 +115,8 @@ def eval_results(config: MedMergeConfig) -> list[Any]:
 def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequence[str]) -> dict[str, Any]:
     """What the template is filled with."""
     record = config.record
-    results = record.get("results", [])
-    weights = record.get("kernel_weights", {})
+    results, data = record.get("results", []), record.get("data", {})
+    weights, several = record.get("kernel_weights", {}), config.problem_type == "multi_label_classification"
     others = {name: value for name, value in merge_settings(config).items() if name not in USUAL}
     return {
         "name": name,
@@ -141,8 +140,12 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
         "statistics": record.get("statistics"),
         "weights_table": _weights_table(weights, [source_name(source) for source in config.sources]),
         "figure": FIGURE,
-        "data_line": _data_line(record.get("data", {})),
-        "data_table": _data_table(record.get("data", {})),
+        "data_line": data_line(data),
+        "data_table": data_table(data, config.id2label.values()),
+        "data_notes": [*pixel_lines(data), *left_out_lines(data)],
+        "multi_label": several,
+        "kind": "labels, of which an image may have several" if several else "classes",
+        "labels_table": _labels_table(results, config.id2label.values()),
         "training_table": _training_table(record.get("training", {})),
         "results_table": _results_table(results),
         "resamples": min((row["resamples"] for row in results), default=0),
@@ -153,13 +156,7 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
 
 
 def _link(source: Mapping[str, Any]) -> str:
-    return _page(source["id"]) if source["revision"] else source_name(source)
-
-
-def _page(name: str, kind: str = "") -> str:
-    from huggingface_hub.constants import ENDPOINT
-
-    return f"[{name}]({ENDPOINT}/{kind}{name})"
+    return page(source["id"]) if source["revision"] else source_name(source)
 
 
 def _sources_table(sources: Sequence[Mapping[str, Any]]) -> str:
@@ -187,37 +184,10 @@ def _weights_table(weights: Mapping[str, float], sources: Sequence[str]) -> str:
     return markdown_table(header, [[stage, *cells] for stage, cells in rows.items()]) if rows else ""
 
 
-def _ordered(found: Iterable[str], order: Iterable[str]) -> list[str]:
-    """Names in their natural order: a config that was saved is sorted by the alphabet."""
-    order = list(order)
-    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
-
-
-def _data_line(data: Mapping[str, Any]) -> str:
-    if data.get("hub_id"):
-        revision = f" at `{data['revision'][:12]}`" if data.get("revision") else ""
-        return f"Data set: {_page(data['hub_id'], 'datasets/')}{revision}. Images by class:"
-    return f"Data set: {data.get('name') or 'not named'} (not on the Hub). Images by class:"
-
-
-def _data_table(data: Mapping[str, Any]) -> str:
-    """Images of each label, and all of them: an image of several labels stands in several columns."""
-    splits, images = data.get("splits", {}), data.get("images", {})
-    if not splits:
-        return ""
-    classes = list(next(iter(splits.values())))
-    rows = [
-        [split, *(str(counts[name]) for name in classes), str(images.get(split, sum(counts.values())))]
-        for split in _ordered(splits, SPLITS)
-        for counts in [splits[split]]
-    ]
-    return markdown_table(["split", *classes, "all"], rows)
-
-
 def _training_table(training: Mapping[str, Mapping[str, Any]]) -> str:
     titles = {"merge": "merge stage", "head": "head alone", "finetune": "fine-tuning"}
-    stages = _ordered(training, titles)
-    names = _ordered(sorted({name for settings in training.values() for name in settings}), (*ALWAYS, *TAKEN))
+    stages = in_order(training, titles)
+    names = in_order(sorted({name for settings in training.values() for name in settings}), (*ALWAYS, *TAKEN))
     rows = [[name, *(_value(training[stage], name) for stage in stages)] for name in names]
     return markdown_table(["setting", *(titles[stage] for stage in stages)], rows) if training else ""
 
@@ -231,7 +201,7 @@ def _value(settings: Mapping[str, Any], name: str) -> str:
 def _results_table(results: Sequence[Mapping[str, Any]]) -> str:
     if not results:
         return ""
-    metrics = _ordered({metric for row in results for metric in row["metrics"]}, METRICS)
+    metrics = in_order({metric for row in results for metric in row["metrics"]}, METRICS)
     rows = []
     for row in sorted(results, key=lambda row: (row["split"], row["after"] == AFTER["finetune"])):
         method = METHOD if row["method"] == METHOD else f"{row['method']} alone"
@@ -239,6 +209,22 @@ def _results_table(results: Sequence[Mapping[str, Any]]) -> str:
         rows.append([method, row["after"], row["split"], *cells, str(row["images"])])
     titles = [_title(metric) for metric in metrics]
     return markdown_table(["model", "", "split", *titles, "images"], rows)
+
+
+def _labels_table(results: Sequence[Mapping[str, Any]], labels: Iterable[str]) -> str:
+    """Each label of several by itself, as the last stage left the model."""
+    rows = [row for row in results if row.get("labels")]
+    if not rows:
+        return ""
+    last = [row for row in rows if row["after"] == rows[-1]["after"]]
+    names = in_order({name for row in last for own in row["labels"].values() for name in own}, METRICS)
+    cells = [
+        [row["split"], label, *(f"{row['labels'][label][name]:.3f}" for name in names)]
+        for row in last
+        for label in labels
+        if label in row["labels"]
+    ]
+    return markdown_table(["split", "label", *(_title(name).removeprefix("macro ") for name in names)], cells)
 
 
 def _title(metric: str) -> str:

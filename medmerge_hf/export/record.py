@@ -3,6 +3,7 @@
 import dataclasses
 import platform
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..configuration_medmerge import MedMergeConfig
+from ..data.gate import PATH
+from ..evaluation.compute_metrics import make_compute_metrics
 from ..sources.reference import source_name
 
 
@@ -58,7 +61,7 @@ def record_data(config: MedMergeConfig, target: Any) -> None:
     origin = {"name": target.name, "hub_id": target.hub_id, "revision": target.revision}
     if target.pixel_rule:
         origin["pixel_rule"] = target.pixel_rule
-    origin["left_out"] = len(target.left_out)
+    origin["left_out"] = dict(Counter(PATH.sub("...", reason) for _, reason in target.left_out))
     config.record = {**config.record, "data": {**origin, "splits": splits, "images": images}}
 
 
@@ -126,7 +129,12 @@ def _without_place(value: Any) -> Any:
 
 
 def record_result(
-    config: MedMergeConfig, split: str, images: int, metrics: Mapping[str, Mapping[str, float]], resamples: int
+    config: MedMergeConfig,
+    split: str,
+    images: int,
+    metrics: Mapping[str, Mapping[str, float]],
+    resamples: int,
+    labels: Mapping[str, Mapping[str, float]] | None = None,
 ) -> None:
     """Note how good the model is as it stands.
 
@@ -136,12 +144,29 @@ def record_result(
         images: how many.
         metrics: metric -> its `value`, and `low` and `high` end of its 95 % interval.
         resamples: of the bootstrap behind it.
+        labels: where an image may have several, of each by itself: metric -> value.
     """
     stage = next((stage for stage in ("finetune", "head") if stage in config.record.get("training", {})), "merge")
     place = {"method": method_name(config), "after": AFTER[stage], "split": split}
     others = [row for row in config.record.get("results", []) if not place.items() <= row.items()]
     row = {**place, "images": images, "metrics": dict(metrics), "resamples": resamples}
+    row |= {"labels": dict(labels)} if labels else {}
     config.record = {**config.record, "results": [*others, row]}
+
+
+def label_figures(logits: Any, truth: Any, names: Mapping[int, str]) -> dict[str, dict[str, float]]:
+    """Figures of each of several labels by itself; a probability from 0.5 on is yes.
+
+    Args:
+        logits: `[N, K]`.
+        truth: `[N, K]`, 1 where an image has a label.
+        names: of the labels.
+
+    Returns:
+        Label -> figure -> value.
+    """
+    compute = make_compute_metrics(1, multi_label=True)
+    return {name: compute((logits[:, [index]], truth[:, [index]])) for index, name in names.items()}
 
 
 def versions() -> dict[str, str]:

@@ -17,7 +17,7 @@ from transformers.utils import PushInProgress
 
 from ..errors import CheckpointError, SettingsError
 from ..evaluation.bootstrap import bootstrap_intervals
-from ..export.record import record_result, record_training
+from ..export.record import label_figures, record_result, record_training
 from ..export.upload import push_export
 from ..merging.kernel_table import block_statistics
 from ..modeling_medmerge import MedMergeModel
@@ -227,7 +227,10 @@ class MedMergeTrainer(Trainer):
             raise SettingsError("record_results needs a trainer with compute_metrics=make_compute_metrics(...).")
         output = self.predict(dataset, metric_key_prefix=split)
         figures = bootstrap_intervals(self.compute_metrics, output.predictions, output.label_ids, resamples)
-        record_result(self._plain_wrapper().config, split, len(output.label_ids), figures, resamples)
+        config = self._plain_wrapper().config
+        several = config.problem_type == "multi_label_classification"
+        labels = label_figures(output.predictions, output.label_ids, config.id2label) if several else None
+        record_result(config, split, len(output.label_ids), figures, resamples, labels)
         return figures
 
     def collapse(self) -> MedMergeModel:

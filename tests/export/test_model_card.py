@@ -7,7 +7,7 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from tiny import network
-from transformers import TrainingArguments
+from transformers import TrainingArguments, pipeline
 
 from medmerge_hf import (
     MedMergeModel,
@@ -157,3 +157,41 @@ def test_a_card_that_somebody_else_wrote_stays(model, tmp_path, caplog):
     torch.nn.init.zeros_(model.merge.source_bias)
     model.save_pretrained(tmp_path / "new")
     assert (tmp_path / "new" / "README.md").read_text() != first
+
+
+def test_the_card_says_what_was_left_out_and_how_pixels_were_scaled(model):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = datasets.Dataset.from_dict({"image": [Image.new("L", (4, 4))] * 2, "label": [0, 1]}, features=features)
+    target = Target({"train": rows})
+    target.left_out = [("1.png", "of 9 x 9 pixels"), ("2.png", "of 9 x 9 pixels"), ("3.png", "also in /data/x/3.png")]
+    target.pixel_rule = {"mode": "L", "black": 0, "white": 4095, "deep_images": 3}
+    target.pixel_rule |= {"dicom_images": 2, "dicom_window": [40.0, 400.0]}
+    record_data(model.config, target)
+    text = render_card(model.config, "merged")
+    assert "- 2 left out: of 9 x 9 pixels.\n" in text
+    assert "- 1 left out: also in ....\n" in text
+    assert "- 3 images of more than 8 bits a channel were scaled to 8, so that 0 is black and 4095 is white.\n" in text
+    assert "- 2 images are DICOM, seen through the window of centre 40 and width 400.\n" in text
+    del model.config.record["data"]["pixel_rule"], model.config.record["data"]["left_out"]
+    assert "left out" not in render_card(model.config, "merged")
+
+
+def test_the_card_of_several_labels_names_each_and_its_figures(images, tmp_path):
+    names = {0: "effusion", 1: "nodule"}
+    model = MedMergeModel.from_sources(
+        [network(0), network(1)], id2label=names, problem_type="multi_label_classification", image_size=32
+    )
+    truth = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    data = [{"pixel_values": image, "labels": labels} for image, labels in zip(images, truth, strict=True)]
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    compute = make_compute_metrics(2, multi_label=True)
+    MedMergeTrainer(model, arguments, compute_metrics=compute).record_results(data, resamples=20)
+    text = (saved(model, tmp_path / "out") / "README.md").read_text()
+    assert "for 2 labels, of which an image may have several (effusion, nodule)" in text
+    assert re.search(r"\| split \| label +\| F1 ", text)
+    assert re.search(r"\| test  \| effusion \| \d\.\d{3} .*\n\| test  \| nodule ", text)
+    assert "from 0.5 on taken for yes" in text
+    assert "one of its 2 classes" not in text
+    answer = pipeline("image-classification", model=str(tmp_path / "out"))(Image.effect_noise((64, 48), 90))
+    assert {row["label"] for row in answer} == set(names.values())
+    assert sum(row["score"] for row in answer) != pytest.approx(1, abs=1e-3)  # sigmoid
