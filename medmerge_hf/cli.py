@@ -148,6 +148,8 @@ def _inspect(options: argparse.Namespace) -> int:
     found = inspect_sources(sources, options.architecture, token=options.token)
     if options.json:
         print(found.to_json())
+    elif not sys.stdout.isatty():
+        print(found.to_text())
     else:
         print_inspection(found)
     return 0 if found.ok else 1

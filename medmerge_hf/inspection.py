@@ -67,6 +67,24 @@ class SourceReport:
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     cosine: float | None = None
 
+    def lines(self, anchor: bool = False) -> list[str]:
+        """What is known of it, a line each, which begins with its name.
+
+        Args:
+            anchor: whether it is the first source.
+        """
+        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items())
+        facts = [("problem", self.problem), ("network", self.architecture), ("read by", self.loader)]
+        facts += [("revision", self.revision), ("tensors", dtypes), ("matched", str(self.matched))]
+        facts += [("BatchNorms", str(self.batch_norms)), ("size", f"{self.bytes / 1e6:.1f} MB")]
+        facts += [("parameters", f"{self.parameters / 1e6:.1f} M"), ("licence", self.license or "not stated")]
+        facts += [("made from", base) for base in self.base_model] + [("note", note) for note in self.notes]
+        facts += [("dropped", name) for name in self.dropped]
+        facts += [("metadata", f"{key}={value}") for key, value in self.metadata.items()]
+        if anchor or self.cosine is not None:
+            facts.append(("cosine to the anchor", "it is the anchor" if anchor else f"{self.cosine:.2f}"))
+        return [f"{self.source}: {what}: {' '.join(value.split())}" for what, value in facts if value]
+
 
 @dataclasses.dataclass
 class Inspection:
@@ -92,6 +110,13 @@ class Inspection:
     def to_json(self) -> str:
         """Everything, for programs."""
         return json.dumps({"ok": self.ok, **dataclasses.asdict(self)}, indent=2)
+
+    def to_text(self) -> str:
+        """One fact a line, for pipes and logs."""
+        lines = [line for index, report in enumerate(self.sources) for line in report.lines(anchor=index == 0)]
+        costs = {"download": self.download_bytes, "memory": self.memory_bytes, "device memory": self.device_bytes}
+        lines += [f"{what}: {count / 1e6:.1f} MB" for what, count in costs.items()]
+        return "\n".join([*lines, f"merges: {'yes' if self.ok else 'no'}"])
 
 
 def inspect_sources(sources: Sequence[Source], architecture: str | None = None, **hub: Any) -> Inspection:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -148,3 +150,31 @@ def test_the_command_prints_a_table_or_json_and_fails_where_the_merge_would(tmp_
     found = json.loads(capsys.readouterr().out)
     assert not found["ok"]
     assert "not the anchor's architecture" in found["sources"][1]["problem"]
+
+
+def test_a_piped_inspection_is_one_fact_a_line(tmp_path, capsys):
+    torch.save({"state_dict": network(1).state_dict(), "state_dict_ema": network(2).state_dict()}, tmp_path / "b.pth")
+    files = [save(0, tmp_path / "a.safetensors"), str(tmp_path / "b.pth"), str(tmp_path / "nowhere.pth")]
+    with pytest.raises(SystemExit) as done:
+        main(["inspect", *files, "--architecture", "test_resnet"])
+    text = capsys.readouterr().out
+    assert done.value.code == 1
+    assert text.isascii()
+    lines = text.splitlines()
+    assert "b.pth: note: entry 'state_dict' read, not 'state_dict_ema' (entry='state_dict_ema' takes that)" in lines
+    assert "b.pth: dropped: fc.weight" in lines
+    assert "a.safetensors: cosine to the anchor: it is the anchor" in lines
+    assert any(line.startswith(f"{files[2]}: problem: ") and "no such file" in line for line in lines)
+    assert lines[-1] == "merges: no"
+
+
+def test_inspecting_files_imports_nothing_for_data_or_pictures(tmp_path):
+    files = [save(seed, tmp_path / f"{seed}.safetensors") for seed in range(2)]
+    code = (
+        "import sys; from medmerge_hf.inspection import inspect_sources; "
+        f"assert inspect_sources({files!r}, 'test_resnet').ok; "
+        "heavy = {'datasets', 'sklearn', 'matplotlib', 'pandas', 'evaluate', 'h5py', 'onnx'}; "
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"

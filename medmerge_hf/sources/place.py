@@ -93,9 +93,9 @@ def zip_members(file: Path) -> tuple[str, ...]:
     Raises:
         CorruptSourceError: its content is many times larger than itself, or its table of contents is broken.
     """
-    if not zipfile.is_zipfile(file):
-        return ()
     try:
+        if not zipfile.is_zipfile(file):
+            return ()
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except Exception as error:  # whatever zipfile raises on a broken table

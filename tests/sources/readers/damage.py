@@ -1,0 +1,89 @@
+"""Small files of every format, and what may happen to them on the way: bytes changed, cut, doubled, swapped."""
+
+import pickle
+import random
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.float16), "n": torch.tensor(3)}
+
+
+class Small(nn.Module):
+    """Two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Any) -> Any:
+        return self.norm(self.conv(x))
+
+
+def _hdf5(file: Path) -> None:
+    import h5py
+
+    with h5py.File(file, "w") as made:
+        made.attrs["model_config"] = '{"class_name": "BatchNormalization", "config": {"epsilon": 0.001}}'
+        group = made.create_group("model_weights/conv1_conv/conv1_conv")
+        group.create_dataset("kernel:0", data=np.ones((3, 3, 3, 4), np.float32))
+        made.create_dataset("layers/batch_normalization/vars/0", data=np.ones(4, np.float32), compression="gzip")
+
+
+def _keras(file: Path) -> None:
+    _hdf5(file.with_suffix(".inner"))
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.write(file.with_suffix(".inner"), "model.weights.h5")
+
+
+def _onnx(file: Path) -> None:
+    import onnx
+    from onnx import helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "conv.weight")
+    node = helper.make_node("Conv", ["x", "conv.weight"], ["y"], name="/conv/Conv")
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [], [], [weight]), producer_name="pytorch"), file)
+
+
+def _pt2(file: Path) -> None:
+    torch.export.save(torch.export.export(Small().eval(), (torch.zeros(1, 3, 8, 8),)), file)
+
+
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    "a.safetensors": lambda file: save_file(TENSORS, file),
+    "a.pth": lambda file: torch.save({"state_dict": TENSORS, "epoch": 3}, file),
+    "legacy.pth": lambda file: torch.save(TENSORS, file, _use_new_zipfile_serialization=False),
+    "a.pkl": lambda file: file.write_bytes(pickle.dumps({"model": {"w": np.ones((2, 2), np.float32)}})),
+    "a.h5": _hdf5,
+    "a.keras": _keras,
+    "a.onnx": _onnx,
+    "a.pt2": _pt2,
+    "a.safetensors.index.json": lambda file: file.write_text('{"weight_map": {"a": "a.safetensors", "b": "b.bin"}}'),
+}
+
+
+def damaged(whole: bytes, chance: random.Random) -> bytes:
+    """One to four accidents."""
+    content = bytearray(whole)
+    for _ in range(chance.randint(1, 4)):
+        place, length = chance.randrange(len(content) or 1), chance.randint(1, 16)
+        match chance.randrange(5):
+            case 0:
+                content[place : place + length] = chance.randbytes(length)
+            case 1:
+                del content[place:]
+            case 2:
+                content[place:place] = content[:length]
+            case 3:
+                content[place : place + length] = bytes([chance.choice((0, 0x7F, 0xFF))]) * length
+            case 4:
+                del content[place : place + length]
+    return bytes(content)

@@ -1,0 +1,50 @@
+"""`python fuzz.py SEED COUNT NAME ...`: that many damaged files of each format; a line each of what came of them.
+
+A process of its own: a library that crashes or fills the memory takes nothing else with it.
+"""
+
+import collections
+import logging
+import random
+import resource
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from damage import WRITERS, damaged
+
+from medmerge_hf.errors import MedMergeError
+from medmerge_hf.sources.load import read
+from medmerge_hf.sources.reference import SourceReference
+
+
+ROOM = 2_000_000_000  # bytes beyond what the libraries take
+
+
+def main(name: str, seed: int, count: int) -> None:
+    """Damage and read."""
+    chance, outcomes = random.Random(seed), collections.Counter[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / name
+        WRITERS[name](file)
+        whole = file.read_bytes()
+        if not name.endswith("json"):
+            assert read(file, SourceReference(str(file))).tensors
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
+        for _ in range(count):
+            file.write_bytes(damaged(whole, chance))
+            try:
+                read(file, SourceReference(str(file)), weights=chance.random() < 0.7)
+                outcomes["read"] += 1
+            except MedMergeError:
+                outcomes["refused"] += 1
+    print(name, outcomes["read"], outcomes["refused"], flush=True)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable()
+    for wanted in sys.argv[3:]:
+        main(wanted, int(sys.argv[1]), int(sys.argv[2]))
