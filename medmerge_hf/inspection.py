@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .conversion.attach import anchor_config
 from .conversion.convert import convert_onto
-from .conversion.state_dict import ConvertedSource, convert_state_dict
+from .conversion.state_dict import ConvertedSource
 from .errors import MedMergeError, SettingsError, SourceError
+from .networks.backbone import backbone_parameters, is_timm
 from .networks.build import build_network, network_config
-from .networks.input_convention import InputConvention
+from .networks.input_convention import INPUTS
 from .networks.timm_config import timm_input
 from .sources.describe import describe
 from .sources.reference import Description, Source, source_name
@@ -207,32 +209,12 @@ def _compare(anchor: Description, described: Sequence[Description | None], repor
 
 def _matcher(anchor: Description) -> Any:
     """A function from a description to its tensors under the anchor's names."""
-    config = anchor.source.network_config
-    if config is None:
-        raise SettingsError(
-            f"Source {anchor.source.reference.id!r} does not say which network it is: pass architecture='resnet18' "
-            "(timm's name)."
-        )
-    if config["model_type"] != "timm_wrapper":
-        return lambda description: _match_files(anchor, description)
+    plain = anchor_config(anchor.source)
     with torch.device("meta"):
-        network = build_network(network_config(config, num_labels=2))
-    images = anchor.source.input or timm_input(config) or InputConvention()
-    return lambda description: convert_onto(network, description.source, images)
-
-
-def _match_files(anchor: Description, description: Description) -> ConvertedSource:
-    """transformers-native sources are compared as their files are: names in memory differ between versions."""
-    kind = (anchor.source.network_config or {})["model_type"]
-    wanted = {
-        name: tensor
-        for name, tensor in anchor.source.tensors.items()
-        if name.startswith(f"{kind}.") and tensor.is_floating_point()
-    }
-    found = convert_state_dict(
-        description.source.tensors, wanted, source=description.source.reference.id, architecture=kind
-    )
-    return dataclasses.replace(found, notes=[*description.source.notes, *found.notes])
+        network = build_network(network_config(plain, num_labels=2))
+    images = anchor.source.input or (timm_input(plain) if is_timm(network) else INPUTS["imagenet"])
+    wanted = backbone_parameters(network)
+    return lambda description: convert_onto(network, description.source, images, description is anchor).only(wanted)
 
 
 def _first_kernels(description: Description, found: ConvertedSource) -> Tensor | None:

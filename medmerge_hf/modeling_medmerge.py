@@ -146,7 +146,7 @@ class MedMergeModel(PreTrainedModel):
         """A collapsed model of an anchor's architecture and preprocessing, with fresh weights, for [`attach`]."""
         config.network = anchor_config(anchor, image_size)
         model = cls(config)
-        model.image_processor = model.image_processor or anchor_processor(anchor, image_size)
+        model.image_processor = model.image_processor or anchor_processor(anchor, model.network, image_size)
         return model
 
     def attach(self, loaded: Sequence[LoadedSource], permutation: Tensor | None = None) -> None:

@@ -9,6 +9,7 @@ from ..errors import SettingsError
 from ..merging.kernel_weights import KernelWeights
 from ..merging.merged_network import MergedNetwork, matching, merged_parameters
 from ..networks.backbone import backbone_parameters, load_backbone
+from ..networks.build import own_image_size
 from ..networks.input_convention import InputConvention
 from ..networks.preprocessing import default_processor, normalise_processor, resize_processor
 from ..networks.timm_config import resize_timm_config
@@ -34,7 +35,7 @@ def anchor_config(anchor: LoadedSource, image_size: int | None = None) -> dict[s
             "(timm's name)."
         )
     if plain["model_type"] != "timm_wrapper":
-        return plain
+        return plain if image_size is None else _for_images_of(plain, image_size)
     if image_size is not None:
         plain = resize_timm_config(plain, image_size)
     if stated is not None:
@@ -43,9 +44,24 @@ def anchor_config(anchor: LoadedSource, image_size: int | None = None) -> dict[s
     return plain
 
 
-def anchor_processor(anchor: LoadedSource, image_size: int | None = None) -> Any:
-    """The image processor of a transformers-native anchor, for images of `image_size` pixels (its own by default)."""
-    processor, stated = anchor.image_processor or default_processor(image_size or 224), anchor.reference.input
+def _for_images_of(plain: dict[str, Any], image_size: int) -> dict[str, Any]:
+    """A transformers config for another image size, where its networks are made for one."""
+    found = {**plain, "image_size": image_size} if plain.get("image_size") else dict(plain)
+    if (plain.get("vision_config") or {}).get("image_size"):
+        found["vision_config"] = {**plain["vision_config"], "image_size": image_size}
+    return found
+
+
+def anchor_processor(anchor: LoadedSource, network: Any, image_size: int | None = None) -> Any:
+    """The image processor of a transformers-native anchor.
+
+    Args:
+        anchor: may carry one.
+        network: of its architecture; without a processor images are resized to what it is made for.
+        image_size: pixels, instead.
+    """
+    side = image_size or own_image_size(network)
+    processor, stated = anchor.image_processor or default_processor(side), anchor.reference.input
     processor = resize_processor(processor, image_size) if image_size else processor
     return normalise_processor(processor, stated) if stated else processor
 

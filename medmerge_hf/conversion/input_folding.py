@@ -79,35 +79,40 @@ def changes(matrix: Tensor, offset: Tensor) -> bool:
     return not square or not torch.allclose(matrix, torch.eye(len(matrix), dtype=matrix.dtype)) or bool(offset.any())
 
 
-def find_stem(backbone: nn.Module, names: Any = None) -> tuple[str, str | None]:
-    """The convolution that sees the image, and where its missing bias can go.
+def find_stems(backbone: nn.Module, names: Any = None, channels: int = 3) -> dict[str, str | None]:
+    """The convolutions that see the image, and where their missing bias can go.
 
     Args:
         backbone: the network.
-        names: of the stem, as timm's `first_conv` says; the first convolution by default.
+        names: of the stems, as timm's `first_conv` says; the first convolution of this many channels by default.
+        channels: of the images.
 
     Returns:
-        Name of the convolution, and of the BatchNorm that follows a convolution without bias (`None` with a bias, or
-        where none follows).
+        Name of a convolution -> name of the BatchNorm that follows one without bias (`None` with a bias, or where none
+        follows). Empty where no convolution takes the image's channels: one that is cut into patches or folded into
+        channels before (space to depth).
 
-    Raises:
-        ArchitectureMismatchError: there is no convolution.
+    Example:
+        >>> find_stems(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3)))
+        {'0': '1'}
     """
     modules = list(backbone.named_modules())
     wanted = {names} if isinstance(names, str) else set(names or ())
-    places = [i for i, (name, module) in enumerate(modules) if isinstance(module, nn.Conv2d)]
-    place = next((i for i in places if modules[i][0] in wanted), places[0] if places else None)
-    if place is None:
-        raise ArchitectureMismatchError("The anchor has no convolution that images go through.")
-    name, stem = modules[place]
+    places = [i for i, (_, m) in enumerate(modules) if isinstance(m, nn.Conv2d) and m.in_channels == channels]
+    stated = [place for place in places if modules[place][0] in wanted]
+    return {modules[place][0]: _norm_behind(modules, place) for place in stated or places[:1]}
+
+
+def _norm_behind(modules: Sequence[tuple[str, Any]], place: int) -> str | None:
+    stem = modules[place][1]
     if stem.bias is not None:
-        return name, None
-    for after, module in modules[place + 1 :]:
+        return None
+    for name, module in modules[place + 1 :]:
         if isinstance(module, _BatchNorm):
-            return name, after if module.num_features == stem.out_channels else None
+            return name if module.num_features == stem.out_channels else None
         if isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm)):
             break
-    return name, None
+    return None
 
 
 def fold_into_stem(
@@ -117,7 +122,7 @@ def fold_into_stem(
 
     Args:
         tensors: the source under the anchor's names.
-        stem: name of its first convolution, see [`find_stem`].
+        stem: name of a convolution that sees the image, see [`find_stems`].
         norm: name of the BatchNorm behind it, where it has no bias.
         matrix: see [`channel_map`].
         offset: see [`channel_map`].

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..errors import ArchitectureMismatchError
 
 
-EMBEDDINGS = ("pos_embed", "position_embeddings")
+EMBEDDINGS = ("pos_embed", "position_embeddings", "position_embedding.weight")
 
 TABLES = ("relative_position_bias_table",)
 
@@ -17,7 +17,8 @@ def resampled(name: str, tensor: Tensor, wanted: Tensor) -> Tensor | None:
 
     Args:
         name: of the tensor.
-        tensor: `[1, prefix + tokens, width]`, or a table `[(2 h - 1) (2 w - 1), heads]`, of a square grid.
+        tensor: `[1, prefix + tokens, width]`, or without the first axis, or a table `[(2 h - 1) (2 w - 1), heads]`, of
+            a square grid.
         wanted: the anchor's.
 
     Returns:
@@ -43,6 +44,9 @@ def resampled(name: str, tensor: Tensor, wanted: Tensor) -> Tensor | None:
         if old * old != tensor.shape[0] or new * new != wanted.shape[0]:
             raise ArchitectureMismatchError(f"{name} belongs to windows that are not square: {tuple(tensor.shape)}.")
         return resize_rel_pos_bias_table(tensor, new_window_size=window, new_bias_shape=tuple(wanted.shape))
+    if tensor.ndim == 2:
+        found = resampled(name, tensor[None], wanted[None])
+        return None if found is None else found[0]
     prefix = _prefix_tokens(tensor.shape[1], wanted.shape[1])
     if prefix is None:
         raise ArchitectureMismatchError(

@@ -5,13 +5,14 @@ stride or pooling would be the worst silent error there is.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..networks.caches import clear_caches
 from ..sources.reference import NetworkVariant
 
 
@@ -19,7 +20,7 @@ TOLERANCE = 1e-5
 
 
 def with_tensors(
-    network: nn.Module, tensors: Mapping[str, Tensor], below: str = "", stem: str | None = None
+    network: nn.Module, tensors: Mapping[str, Tensor], below: str = "", stems: Iterable[str] = ()
 ) -> nn.Module:
     """A float64 copy of a network that holds a checkpoint.
 
@@ -27,14 +28,15 @@ def with_tensors(
         network: it stays as it is.
         tensors: name, below the module `below`, -> tensor; others keep the network's values.
         below: name of a module.
-        stem: name, below the module `below`, of the first convolution, which takes the tensors' number of channels.
+        stems: names, below the module `below`, of convolutions that take the tensors' number of channels.
 
     Returns:
         The copy, in eval mode.
     """
+    clear_caches(network)
     made = copy.deepcopy(network).double().eval()
     inner = made.get_submodule(below)
-    if stem is not None:
+    for stem in stems:
         _take_channels(inner.get_submodule(stem), tensors[f"{stem}.weight"])
     inner.load_state_dict({name: tensor.double() for name, tensor in tensors.items()}, strict=False)
     return made
@@ -46,9 +48,9 @@ def _take_channels(stem: Any, weight: Tensor) -> None:
         stem.weight = nn.Parameter(torch.zeros_like(weight, dtype=torch.float64))
 
 
-def first_convolution(network: nn.Module) -> str:
-    """Name of the first convolution of a network."""
-    return next(name for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
+def noise(*shape: int) -> Tensor:
+    """One image as normalised images are: between -2 and 2."""
+    return torch.rand(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4 - 2
 
 
 def apply_variant(network: nn.Module, variant: NetworkVariant, unfoldable: bool = True) -> nn.Module:

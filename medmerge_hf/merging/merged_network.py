@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import SettingsError, StateError
-from ..networks.backbone import backbone_parameters, backbone_prefix, backbone_state, load_backbone
+from ..networks.backbone import backbone_parameters, backbone_prefix, backbone_state, load_backbone, second_names
 from ..networks.batch_norm import recalibrate_batch_norm
+from ..networks.caches import clear_caches
 from .kernel_weights import KERNEL_WEIGHTS, KernelWeights, blend
 from .parameter_swap import ParameterSwap
 
@@ -139,6 +140,7 @@ class MergedNetwork:
     def source_networks(self) -> list[nn.Module]:
         """Every source as a network of its own, anchor first, in eval mode and frozen. The head is this network's."""
         networks = []
+        clear_caches(self.network)
         for tensors in self.source_tensors():
             network = copy.deepcopy(self.network).eval().requires_grad_(False)
             load_backbone(network, tensors)
@@ -170,6 +172,8 @@ def plain_copy(network: Any, weights: KernelWeights | None, state_dict: Mapping[
         for index, (name, weight) in enumerate(weights.split(state_dict[KERNEL_WEIGHTS].cpu()).items()):
             stack = [state_dict[f"merge.differences.{source}.{index}"].cpu() for source in range(len(weight))]
             tensors[prefix + name] = blend(tensors[prefix + name].cpu(), weight, stack)
+    tensors |= {again: tensors[first] for again, first in second_names(network).items()}
+    clear_caches(network)
     plain = copy.deepcopy(network).cpu().requires_grad_(True)
     plain.load_state_dict(tensors)
     return plain

@@ -1,5 +1,6 @@
 """A plain timm-wrapper or transformers classifier from a config, with the target's labels."""
 
+import inspect
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +9,10 @@ from ..errors import SettingsError
 
 
 # What belongs to the labels of a source, not to the network.
-LABEL_KEYS = ("architectures", "id2label", "label2id", "label_names", "num_classes", "num_labels", "problem_type")
+LABEL_KEYS = ("id2label", "label2id", "label_names", "num_classes", "num_labels", "problem_type")
+
+# Arguments of a forward pass that no image processor for plain images gives.
+MORE_THAN_IMAGES = ("input_ids", "spatial_shapes")
 
 
 def network_config(values: Mapping[str, Any], **labels: Any) -> Any:
@@ -35,15 +39,46 @@ def network_config(values: Mapping[str, Any], **labels: Any) -> Any:
 def build_network(config: Any) -> Any:
     """A plain image classifier of this config, with fresh weights.
 
-    Raises:
-        SettingsError: transformers has no image classifier for it.
-    """
-    from transformers import AutoModelForImageClassification
+    Args:
+        config: a `PreTrainedConfig`. Where transformers has several classifiers for it (Perceiver), its
+            `architectures` choose; those that only infer (DeiT and LeViT with a teacher) give way to the one that
+            trains.
 
+    Raises:
+        SettingsError: transformers has no image classifier for it, or one that cannot be trained on plain images.
+    """
+    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoModelForImageClassification
+
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise SettingsError(f"transformers has no image classifier for {config.model_type!r}.{_in_timm(config)}")
+    known = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
+    classes = known if isinstance(known, tuple) else (known,)
+    named = [kind for kind in classes if kind.__name__ in (config.architectures or ()) and not _unfit(kind)]
+    chosen = (named or classes)[0]
+    if why := _unfit(chosen):
+        raise SettingsError(f"{chosen.__name__} ({config.model_type}) {why}: it cannot be merged.{_in_timm(config)}")
+    config.architectures = [chosen.__name__]
     try:
         return AutoModelForImageClassification.from_config(config)
-    except ValueError as error:
-        raise SettingsError(f"transformers has no image classifier for {config.model_type!r} ({error}).") from error
+    except (ValueError, ImportError) as error:  # settings that contradict each other, or a library that is not there
+        why = " ".join(str(error).split())
+        raise SettingsError(f"transformers cannot build {chosen.__name__} ({why}).") from error
+
+
+def _unfit(kind: type) -> str:
+    """Why a class of transformers cannot be trained on plain images; empty where it can."""
+    takes = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+    more = [name for name in MORE_THAN_IMAGES if name in takes]
+    if more:
+        return f"takes {more[0]} besides images"
+    return "" if "labels" in takes else "computes no loss from labels"
+
+
+def _in_timm(config: Any) -> str:
+    import timm
+
+    names = timm.list_models(f"*{config.model_type.rpartition('_')[2]}*", pretrained=True)
+    return f" timm has {', '.join(names[:3])}, which can." if names else ""
 
 
 def architecture_name(network: Any) -> str:
@@ -56,9 +91,21 @@ def input_shape(network: Any) -> tuple[int, ...]:
     cfg = getattr(network.config, "pretrained_cfg", None) or {}
     if "input_size" in cfg:
         return tuple(cfg["input_size"])
-    size = getattr(network.config, "image_size", None) or 64
+    config = image_config(network.config)
+    size = getattr(config, "image_size", None) or 64  # small: this network takes any
     size = size if isinstance(size, (tuple, list)) else (size, size)
-    return (getattr(network.config, "num_channels", 3), *size)
+    return (getattr(config, "num_channels", 3), *size)
+
+
+def own_image_size(network: Any, default: int = 224) -> int:
+    """Side of the images that a transformers network is made for; `default` where it takes any."""
+    size = getattr(image_config(network.config), "image_size", None) or default
+    return size if isinstance(size, int) else size[0]
+
+
+def image_config(config: Any) -> Any:
+    """The part of a transformers config that speaks of images: that of the vision tower, where there are two."""
+    return getattr(config, "vision_config", None) or config
 
 
 def target_labels(num_labels: int | None, id2label: Mapping[int, str] | None) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The `timm_wrapper` config of a timm network, as a dict: architecture, preprocessing, arguments."""
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import SettingsError
@@ -39,13 +41,26 @@ def timm_config(
         raise SettingsError(
             f"timm {timm.__version__} knows no architecture {architecture!r}.{similar_names(architecture)}"
         )
-    if cfg is None:
-        cfg = timm.models.get_pretrained_cfg(architecture).to_dict()
+    architecture, usual = _current(architecture)
+    cfg = cfg or usual
     # num_classes belongs to the labels (with it in model_args transformers passes it twice and fails), tag and licence
     # to the weights. timm 1.0.31 fails on a model_args that is null.
     args = {key: value for key, value in (args or {}).items() if key != "num_classes"}
     cfg = {key: cfg[key] for key in NETWORK_KEYS if cfg.get(key) is not None}
     return {"model_type": "timm_wrapper", "architecture": architecture, "pretrained_cfg": cfg, "model_args": args}
+
+
+def _current(architecture: str) -> tuple[str, dict[str, Any]]:
+    """What timm calls an architecture now (`xception` is `legacy_xception`), and its pretrained_cfg."""
+    import timm
+
+    found = timm.models.get_pretrained_cfg(architecture)
+    if found is not None:
+        return architecture, found.to_dict()
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")  # that the name is deprecated
+        cfg = timm.create_model(architecture).pretrained_cfg
+    return cfg["architecture"], cfg
 
 
 def with_channels(config: dict[str, Any], channels: int) -> dict[str, Any]:
@@ -63,11 +78,35 @@ def file_config(architecture: str | None, tensors: Mapping[str, Tensor]) -> dict
     if architecture is None:
         return None
     config = timm_config(architecture)
-    stem = config["pretrained_cfg"].get("first_conv")
-    stem = stem if isinstance(stem, str) else (stem or [None])[0]
-    found = next((t for name, t in tensors.items() if stem and f".{name}".endswith(f".{stem}.weight")), None)
-    channels = found.shape[1] if found is not None and found.ndim == 4 else 3
+    channels = image_channels(config, tensors)
     return config if channels == 3 else with_channels(config, channels)
+
+
+def image_channels(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
+    """Channels of the images that a checkpoint of a timm network takes, told from its stem.
+
+    Args:
+        config: a `timm_wrapper` config.
+        tensors: by names that end in timm's.
+
+    Returns:
+        Their number; 3 where timm names no stem, or one that is no convolution.
+    """
+    named = config["pretrained_cfg"].get("first_conv") or ()
+    for stem in [named] if isinstance(named, str) else named:
+        found = next((t for name, t in tensors.items() if f".{name}".endswith(f".{stem}.weight")), None)
+        if found is not None and found.ndim == 4:
+            return found.shape[1] if found.shape[1] == 3 else found.shape[1] * 3 // _usual_channels(config, stem)
+    return 3
+
+
+def _usual_channels(config: Mapping[str, Any], stem: str) -> int:
+    """Of a stem's input for images of three channels: more where the image is folded into channels before."""
+    import timm
+
+    with torch.device("meta"):
+        network = timm.create_model(config["architecture"])
+    return network.get_parameter(f"{stem}.weight").shape[1]
 
 
 def timm_input(config: Mapping[str, Any]) -> InputConvention | None:

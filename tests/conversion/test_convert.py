@@ -5,7 +5,7 @@ import torchvision
 from tiny import network
 from torch import nn
 
-from medmerge_hf import InputConvention, MedMergeModel
+from medmerge_hf import InputConvention, MedMergeModel, inspect_sources
 from medmerge_hf.conversion.verification import apply_variant
 from medmerge_hf.errors import ArchitectureMismatchError
 from medmerge_hf.networks.features import feature_difference
@@ -168,3 +168,13 @@ def test_a_merge_with_a_stated_source_is_made_again_from_its_config_alone(tmp_pa
     again = MedMergeModel.from_pretrained(tmp_path / "out", merging=True)
     images = torch.rand(2, 3, 64, 64)
     assert torch.allclose(model.eval()(images).logits, again(images).logits, atol=1e-6)
+
+
+def test_a_file_without_statistics_is_another_norm_layer_or_accepted(tmp_path):
+    torch.save({k: t for k, t in network(1).state_dict().items() if "running" not in k}, tmp_path / "a.pth")
+    file = str(tmp_path / "a.pth")
+    with pytest.raises(ArchitectureMismatchError, match=r"a\.pth.*bn1\.running_mean.*GroupNorm") as refused:
+        merge(network(0), file)
+    assert inspect_sources([network(0), file]).sources[1].problem == str(refused.value)
+    _, notes = merge(network(0), {"id": file, "variant": {"accept": True}})
+    assert "no statistics for 15 BatchNorm layers, accepted" in notes

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from medmerge_hf import InputConvention
-from medmerge_hf.conversion.input_folding import LUMA, changes, channel_map, find_stem, fold_into_stem
+from medmerge_hf.conversion.input_folding import LUMA, changes, channel_map, find_stems, fold_into_stem
 from medmerge_hf.errors import ArchitectureMismatchError
 
 
@@ -72,7 +72,7 @@ def test_a_stem_without_bias_shifts_the_batch_norm_behind_it():
     network[1].running_mean.normal_()
     images = torch.randn(1, 3, 8, 8)
     matrix, offset = channel_map(InputConvention.parse("caffe"), InputConvention.parse("imagenet"), 3, 3)
-    stem, norm = find_stem(network)
+    ((stem, norm),) = find_stems(network).items()
     assert (stem, norm) == ("0", "1")
     theirs = network((torch.einsum("sa,nahw->nshw", matrix, images.double()) + offset[:, None, None]).float())
     network.load_state_dict(fold_into_stem(network.state_dict(), stem, norm, matrix, offset))

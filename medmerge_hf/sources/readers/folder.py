@@ -33,10 +33,18 @@ def folder_headers(place: Place) -> tuple[dict[str, Tensor], dict[str, str]]:
     Args:
         place: of the folder.
     """
-    if place.headers is not None:
-        return place.headers, {}
+    return (place.headers, {}) if place.headers is not None else folder_weights(place, weights=False)
+
+
+def folder_weights(place: Place, weights: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a folder by their names on disk, and the free text beside them.
+
+    Args:
+        place: of the folder.
+        weights: `False` reads names, shapes and dtypes alone: tensors on the meta device.
+    """
     file = place.path / weights_among([file.name for file in place.path.iterdir()], str(place.path))
-    found = read_place(Place.of(file), SourceReference(str(file)), weights=False)
+    found = read_place(Place.of(file), SourceReference(str(file)), weights)
     return dict(found.tensors), found.metadata
 
 

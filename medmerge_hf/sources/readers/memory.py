@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...networks.timm_config import timm_config, timm_input, with_channels
+from ...networks.timm_config import image_channels, resize_timm_config, timm_config, timm_input, with_channels
 from ..place import Place
 from ..reference import LoadedSource, SourceReference
 from .registry import reader
@@ -36,7 +36,9 @@ def read_module(place: Place, reference: SourceReference, weights: bool = True) 
     return LoadedSource(reference, tensors, network_config, input=stated, module=module)
 
 
-def _timm_module_config(module: nn.Module, cfg: dict[str, Any]) -> dict[str, Any]:
-    """timm notes the network's name in it, but not the number of channels that it was made for."""
-    stem = cfg["first_conv"] if isinstance(cfg["first_conv"], str) else cfg["first_conv"][0]
-    return with_channels(timm_config(cfg["architecture"], cfg), module.get_parameter(f"{stem}.weight").shape[1])
+def _timm_module_config(module: Any, cfg: dict[str, Any]) -> dict[str, Any]:
+    """timm notes the network's name in it, but not the number of channels and pixels that it was made for."""
+    config = timm_config(cfg["architecture"], cfg)
+    config = with_channels(config, image_channels(config, dict(module.named_parameters())))
+    sides = getattr(getattr(module, "patch_embed", None), "img_size", None) or ()
+    return resize_timm_config(config, *set(sides)) if len(set(sides)) == 1 else config
