@@ -9,11 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import CorruptSourceError
-from .card import base_models
 from .entries import choose_entry
 from .hub import DESCRIPTIONS, fetch_files, unreachable, weights_among
 from .load import local_path, read, with_stated
-from .place import Place
+from .place import Place, base_models
 from .readers.folder import weights_files
 from .readers.registry import read_place
 from .readers.safetensors_file import empty_tensor

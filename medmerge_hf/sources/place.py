@@ -1,7 +1,8 @@
-"""What lies at a place, by its first bytes and never by its name: a file of which format, a folder, a module."""
+"""What lies at a place, by its first bytes and never by its name: a file of which format, a folder, a module; and what a folder's card says."""
 
 import dataclasses
 import json
+import logging
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import CorruptSourceError
+
+
+logger = logging.getLogger(__name__)
 
 
 START = 512  # bytes of a file that tell its format; HDF5 may begin at 512
@@ -165,3 +169,27 @@ def foreign_kind(place: Place) -> tuple[str, str] | None:
     if text.isprintable() and text.isascii():
         return f"a text file that begins with {start[:30]!r}", "Download the file that it speaks of."
     return None
+
+
+def read_card(folder: Path) -> Any:
+    """What the metadata of a model's card says (`get`); nothing where there is no readable card."""
+    from huggingface_hub import ModelCard
+
+    try:
+        return ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data
+    except (OSError, ValueError):
+        logger.debug("%s has no readable card", folder)
+        return {}
+
+
+def read_license(folder: Path) -> str | None:
+    """The licence that a model's card or timm config states, as the Hub calls it."""
+    stated = read_card(folder).get("license")
+    stated = stated or (read_json(folder / "config.json").get("pretrained_cfg") or {}).get("license")
+    return stated if isinstance(stated, str) else None
+
+
+def base_models(folder: Path) -> list[str]:
+    """What a model's card says that it was made of."""
+    found = read_card(folder).get("base_model")
+    return [found] if isinstance(found, str) else list(found or [])

@@ -5,8 +5,7 @@ from typing import Any
 
 from ...errors import CorruptSourceError
 from ...networks.timm_config import timm_config, timm_input
-from ..card import read_license
-from ..place import Place
+from ..place import Place, read_license
 from ..reference import LoadedSource, SourceReference
 from .folder import as_stored, check_folder, folder_headers
 from .registry import reader

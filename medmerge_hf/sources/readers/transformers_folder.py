@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...networks.preprocessing import processor_input
-from ..card import read_license
-from ..place import Place
+from ..place import Place, read_license
 from ..reference import LoadedSource, SourceReference
 from .folder import folder_headers, folder_weights
 from .registry import reader
