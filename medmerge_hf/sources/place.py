@@ -1,4 +1,4 @@
-"""What lies at a place, by its first bytes and never by its name: a file of which format, a folder, a module; and what a folder's card says."""
+"""What lies at a place, by its first bytes and never by its name; what the card beside it says."""
 
 import dataclasses
 import json
