@@ -59,7 +59,7 @@ def build_network(config: Any) -> Any:
         raise SettingsError(f"{chosen.__name__} ({config.model_type}) {why}: it cannot be merged.{_in_timm(config)}")
     config.architectures = [chosen.__name__]
     try:
-        return AutoModelForImageClassification.from_config(config)
+        return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     except (ValueError, ImportError) as error:  # settings that contradict each other, or a library that is not there
         why = " ".join(str(error).split())
         raise SettingsError(f"transformers cannot build {chosen.__name__} ({why}).") from error
