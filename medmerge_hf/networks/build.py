@@ -97,12 +97,6 @@ def input_shape(network: Any) -> tuple[int, ...]:
     return (getattr(config, "num_channels", 3), *size)
 
 
-def own_image_size(network: Any, default: int = 224) -> int:
-    """Side of the images that a transformers network is made for; `default` where it takes any."""
-    size = getattr(image_config(network.config), "image_size", None) or default
-    return size if isinstance(size, int) else size[0]
-
-
 def image_config(config: Any) -> Any:
     """The part of a transformers config that speaks of images: that of the vision tower, where there are two."""
     return getattr(config, "vision_config", None) or config
