@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import AutoConfig, PreTrainedConfig
 
 from .errors import SettingsError, StateError
@@ -96,6 +97,7 @@ class MedMergeConfig(PreTrainedConfig):
         """As `PreTrainedConfig`; of an export, the config of its merge.
 
         Raises:
+            OSError: it cannot be read.
             StateError: an ordinary model, which is no merge.
         """
         given = dict(kwargs)
@@ -107,6 +109,10 @@ class MedMergeConfig(PreTrainedConfig):
                 pretrained_model_name_or_path, **{**given, "_configuration_file": MERGE_CONFIG}
             )
         except OSError as error:
+            unknown = isinstance(error.__cause__, LocalEntryNotFoundError)  # the Hub cannot be reached
+            missing = isinstance(error.__cause__, EntryNotFoundError) and not unknown
+            if not missing and not os.path.isdir(pretrained_model_name_or_path):
+                raise
             raise StateError(
                 f"{str(pretrained_model_name_or_path)!r} is a {found.get('model_type', 'model')} without "
                 f"{MERGE_CONFIG}: nothing was merged there. AutoConfig.from_pretrained reads its config."

@@ -52,6 +52,10 @@ class AlignmentError(MedMergeError):
     """A network cannot be traced, or a permuted source would compute something else."""
 
 
+class PreprocessingError(MedMergeError):
+    """Training, evaluation and the export would not see the same pixels of an image."""
+
+
 class StateError(MedMergeError):
     """The model is not in the state (merging or collapsed) that the call needs."""
 

@@ -26,6 +26,7 @@ from .merging.kernel_weights import KERNEL_WEIGHTS, PERMUTATION, Constraint, Gra
 from .merging.merged_network import MergedNetwork, plain_copy
 from .networks.backbone import backbone_module, backbone_parameters
 from .networks.build import architecture_name, build_network, target_labels
+from .networks.caches import clear_caches
 from .networks.preprocessing import input_of, timm_processor
 from .networks.saved_network import check_names, load_saved_network
 from .sources.load import load_source
@@ -284,6 +285,7 @@ class MedMergeModel(PreTrainedModel):
         """As `nn.Module.load_state_dict`, once collapsed also of an export; only frozen parameters may be missing."""
         if not fitting_tensors(state_dict, self.merging):
             return load_saved_network(self.network, state_dict, assign)
+        clear_caches(self.network)
         try:
             return check_names(super().load_state_dict(state_dict, strict=strict, assign=assign), self)
         except RuntimeError as error:
@@ -396,5 +398,3 @@ class MedMergeModel(PreTrainedModel):
 
 
 AutoModelForImageClassification.register(MedMergeConfig, MedMergeModel, exist_ok=True)
-
-__all__ = ["MedMergeModel"]

@@ -9,9 +9,9 @@ from ..errors import SettingsError
 from ..merging.kernel_weights import KernelWeights
 from ..merging.merged_network import MergedNetwork, matching, merged_parameters
 from ..networks.backbone import backbone_parameters, load_backbone
-from ..networks.build import own_image_size
+from ..networks.build import image_config, input_shape
 from ..networks.input_convention import InputConvention
-from ..networks.preprocessing import default_processor, normalise_processor, resize_processor
+from ..networks.processors import default_processor, for_channels, normalise_processor, resize_processor
 from ..networks.timm_config import resize_timm_config
 from ..sources.reference import LoadedSource
 from .convert import convert_onto
@@ -60,10 +60,11 @@ def anchor_processor(anchor: LoadedSource, network: Any, image_size: int | None 
         network: of its architecture; without a processor images are resized to what it is made for.
         image_size: pixels, instead.
     """
-    side = image_size or own_image_size(network)
-    processor, stated = anchor.image_processor or default_processor(side), anchor.reference.input
-    processor = resize_processor(processor, image_size) if image_size else processor
-    return normalise_processor(processor, stated) if stated else processor
+    own = getattr(image_config(network.config), "image_size", None) or 224
+    channels, stated = input_shape(network)[0], anchor.reference.input
+    processor = for_channels(anchor.image_processor or default_processor(image_size or own), channels)
+    processor = normalise_processor(processor, stated, channels) if stated else processor
+    return resize_processor(processor, image_size, channels) if image_size else processor
 
 
 def attach_sources(

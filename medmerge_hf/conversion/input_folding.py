@@ -30,7 +30,7 @@ def channel_map(
 
     Args:
         source: convention of the source.
-        anchor: convention of the anchor; RGB.
+        anchor: convention of the anchor.
         source_channels: of the source's stem, 1 or 3.
         anchor_channels: of the anchor's stem, 1 or 3.
 
@@ -53,7 +53,7 @@ def channel_map(
     offset = (pixels @ anchor_mean - mean) / std
     if source.channel_order == "bgr":
         matrix, offset = matrix.flip(0), offset.flip(0)
-    return matrix, offset
+    return (matrix.flip(1) if anchor.channel_order == "bgr" else matrix), offset
 
 
 def _pixel_map(source_channels: int, anchor_channels: int) -> Tensor:

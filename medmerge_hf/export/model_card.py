@@ -128,6 +128,7 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
         "library": "timm" if config.network.get("model_type") == "timm_wrapper" else "transformers",
         "labels": [str(label) for label in config.id2label.values()],
         "preprocessing": record.get("preprocessing", "see config.json"),
+        "grey": _channels(config.network) == 1,
         "sources": [{"name": source_name(source), "notes": source["notes"]} for source in config.sources],
         "call": merge_call(config),
         "settings": ", ".join(f"`{name}={value!r}`" for name, value in others.items()),
@@ -153,6 +154,12 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
         "recipe": record.get("recipe", "").strip(),
         "versions": ", ".join(f"{library} {number}" for library, number in record.get("versions", {}).items()),
     }
+
+
+def _channels(network: Mapping[str, Any]) -> int:
+    """Of the images that a network takes, from its config as a dict."""
+    cfg = network.get("pretrained_cfg") or {}
+    return cfg["input_size"][0] if "input_size" in cfg else network.get("num_channels") or 3
 
 
 def _link(source: Mapping[str, Any]) -> str:

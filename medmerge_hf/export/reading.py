@@ -30,6 +30,8 @@ EXPORT = [
 # Keywords for the Hub, and those of them that hold for the sources too.
 HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 SHARED = ("token", "cache_dir", "local_files_only")
+# What transformers' auto classes add; there is no code and no adapter to be loaded.
+OF_AUTO_CLASSES = ("adapter_kwargs", "code_revision", "trust_remote_code")
 
 
 @dataclasses.dataclass
@@ -111,7 +113,7 @@ def read_saved(
         merging: read the merge state of an export instead of its network.
         dtype: of the network; by default as it was exported.
         config: instead of the one in the folder.
-        hub: of `hf_hub_download`; those that begin with `_` are transformers' own and mean nothing here.
+        hub: of `hf_hub_download`; what else transformers' auto classes hand on means nothing here.
 
     Returns:
         What it holds; `network` is `None` where the sources have to be attached.
@@ -121,7 +123,7 @@ def read_saved(
         SourceError: the folder is not there, or broken.
         StateError: it was not written by this package, or holds no merge.
     """
-    hub = {key: value for key, value in hub.items() if not key.startswith("_")}
+    hub = {key: value for key, value in hub.items() if not key.startswith("_") and key not in OF_AUTO_CLASSES}
     if unknown := sorted(hub.keys() - set(HUB)):
         known = ("merging", "sources", "dtype", "config", *HUB)
         raise SettingsError(f"from_pretrained knows no {', '.join(unknown)}; it takes {', '.join(known)}.")

@@ -4,7 +4,8 @@ It is a plain object. Who holds it (the model, a benchmark, a test) decides what
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.func import functional_call
 from ..errors import SettingsError, StateError
 from ..networks.backbone import backbone_parameters, backbone_prefix, backbone_state, load_backbone, second_names
 from ..networks.batch_norm import recalibrate_batch_norm
-from ..networks.caches import clear_caches
+from ..networks.caches import cache_places, clear_caches
 from .kernel_weights import KERNEL_WEIGHTS, KernelWeights, blend
 from .parameter_swap import ParameterSwap
 
@@ -43,6 +44,7 @@ class MergedNetwork:
         self.network = network
         found = backbone_parameters(network)
         self.swap = ParameterSwap(network, {name: found[name] for name in self.weights.names})
+        self._caches = cache_places(network)
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """The network's output with the merged tensors in the places of its own.
@@ -60,15 +62,26 @@ class MergedNetwork:
             return functional_call(self.network, merged, (pixel_values,), kwargs)
         merged = self.tensors()
         if not (self.recomputes and torch.is_grad_enabled()):
-            with self.swap.of(merged):
+            with self._swapped(merged):
                 return self.network(pixel_values, **kwargs)
         # Blocks are computed again in the backward pass: the merged tensors stay in their places until its end.
         self.swap.install(merged)
+        clear_caches(self.network, self._caches)
         output = self.network(pixel_values, **kwargs)
         logits = output[-1] if isinstance(output, tuple) else output.logits
         finish = torch.autograd.Variable._execution_engine.queue_callback
         logits.register_hook(lambda grad: finish(self.swap.restore))
         return output
+
+    @contextmanager
+    def _swapped(self, merged: Mapping[str, Tensor]) -> Iterator[None]:
+        """The merged tensors in their places; what is computed from others or from them is forgotten."""
+        clear_caches(self.network, self._caches)
+        try:
+            with self.swap.of(merged):
+                yield
+        finally:
+            clear_caches(self.network, self._caches)
 
     def tensors(self) -> dict[str, Tensor]:
         """Name below the backbone -> merged tensor; without gradients only blended where something changed."""
@@ -99,7 +112,7 @@ class MergedNetwork:
             raise StateError(f"The merge of {bad} holds NaN or infinity: lower kernel_learning_rate and merge again.")
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         try:
-            with self.swap.of(merged):
+            with self._swapped(merged):
                 if batches is not None:
                     recalibrate_batch_norm(self.network, batches)
         except BaseException:  # Ctrl-C too: the caller still has its merge

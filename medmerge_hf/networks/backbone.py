@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .caches import clear_caches
+
 
 TIMM = "timm_model"
 
@@ -97,3 +99,4 @@ def second_names(module: nn.Module) -> dict[str, str]:
 def load_backbone(network: Any, tensors: Mapping[str, Tensor]) -> None:
     """Copy converted tensors into a network's backbone; its head stays as it is."""
     backbone_module(network).load_state_dict(tensors, strict=False)
+    clear_caches(network)

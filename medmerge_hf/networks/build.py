@@ -59,7 +59,7 @@ def build_network(config: Any) -> Any:
         raise SettingsError(f"{chosen.__name__} ({config.model_type}) {why}: it cannot be merged.{_in_timm(config)}")
     config.architectures = [chosen.__name__]
     try:
-        return AutoModelForImageClassification.from_config(config)
+        return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     except (ValueError, ImportError) as error:  # settings that contradict each other, or a library that is not there
         why = " ".join(str(error).split())
         raise SettingsError(f"transformers cannot build {chosen.__name__} ({why}).") from error
@@ -95,12 +95,6 @@ def input_shape(network: Any) -> tuple[int, ...]:
     size = getattr(config, "image_size", None) or 64  # small: this network takes any
     size = size if isinstance(size, (tuple, list)) else (size, size)
     return (getattr(config, "num_channels", 3), *size)
-
-
-def own_image_size(network: Any, default: int = 224) -> int:
-    """Side of the images that a transformers network is made for; `default` where it takes any."""
-    size = getattr(image_config(network.config), "image_size", None) or default
-    return size if isinstance(size, int) else size[0]
 
 
 def image_config(config: Any) -> Any:

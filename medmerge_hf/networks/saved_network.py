@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 from ..errors import CheckpointError
+from .caches import clear_caches
 
 
 @contextmanager
@@ -48,6 +49,7 @@ def load_saved_network(network: Any, tensors: Mapping[str, Tensor], assign: bool
             )
     except RuntimeError as error:  # of tensors of another shape
         raise CheckpointError(f"These tensors do not fit {type(network).__name__}: {error}") from error
+    clear_caches(network)
     check_names(_IncompatibleKeys(sorted(info["missing_keys"]), sorted(info["unexpected_keys"])), network)
     return network.load_state_dict(saved.state_dict(), assign=assign)
 

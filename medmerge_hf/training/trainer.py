@@ -21,6 +21,7 @@ from ..export.record import label_figures, record_result, record_training
 from ..export.upload import push_export
 from ..merging.kernel_table import block_statistics
 from ..modeling_medmerge import MedMergeModel
+from ..networks.preprocessing import check_preprocessing
 from ..networks.saved_network import check_names
 from .checkpoints import (
     begin_checkpoint,
@@ -168,6 +169,7 @@ class MedMergeTrainer(Trainer):
         Raises:
             CheckpointError: there is no whole checkpoint.
         """
+        self._check_pixels()
         if getattr(self.args, "sync_batch_norm", False) and self.args.world_size > 1:
             self._sync_batch_norm()
         max_steps, drop_last = self.args.max_steps, self.args.dataloader_drop_last
@@ -187,6 +189,13 @@ class MedMergeTrainer(Trainer):
         if isinstance(model, MedMergeModel):
             record_training(model.config, model.stage, self.args, self.state)
         return output
+
+    def _check_pixels(self) -> None:
+        """Training, evaluation and the export see the same pixels, before the first step."""
+        model = self._plain_wrapper()
+        if isinstance(model, MedMergeModel):
+            sets = [self.train_dataset, *(e.values() if isinstance(e := self.eval_dataset, dict) else [e])]
+            check_preprocessing(model, *(getattr(images, "transform", None) for images in sets))
 
     def _sync_batch_norm(self) -> None:
         if self.args.device.type != "cuda":
