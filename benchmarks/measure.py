@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from medmerge_hf.export.record import versions
+from medmerge_hf.export.card.record import versions
 
 
 def quartiles(values: Sequence[float], unit: str = "") -> str:

@@ -16,10 +16,10 @@ from .alignment.permutations import Alignment
 from .configuration_medmerge import MedMergeConfig, SourceDtype
 from .conversion.attach import anchor_config, anchor_processor, attach_sources, kernel_layout
 from .errors import CheckpointError, SettingsError, StateError, TooFewSourcesError
+from .export.card.record import Stage
 from .export.checkpoint import save_checkpoint
 from .export.folder import save_export
 from .export.reading import fitting_tensors, read_saved
-from .export.record import Stage
 from .export.upload import PUSH_OPTIONS, push_export
 from .merging.kernel_table import kernel_table
 from .merging.kernel_weights import KERNEL_WEIGHTS, PERMUTATION, Constraint, Granularity, KernelWeights

@@ -17,9 +17,9 @@ from ..networks.build import class_names
 from ..networks.preprocessing import preprocessing_of
 from ..networks.saved_network import no_progress_bars
 from ..sources.reference import source_name
+from .card.kernel_plot import plot_kernel_weights
+from .card.model_card import FIGURE, TAGS, render_card
 from .checkpoint import MERGE_STATE, save_processor, save_tensors
-from .kernel_plot import plot_kernel_weights
-from .model_card import FIGURE, TAGS, render_card
 from .staging import CARD, staged_directory
 from .verification import verify_export
 

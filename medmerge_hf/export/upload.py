@@ -9,8 +9,8 @@ from typing import Any
 
 from ..configuration_medmerge import MedMergeConfig
 from ..sources.reference import source_name
+from .card.model_card import render_card, source_licenses
 from .folder import MERGE_CONFIG
-from .model_card import render_card, source_licenses
 from .staging import CARD, EXPORT_FILE, export_files, hidden_folder
 
 

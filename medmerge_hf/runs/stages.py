@@ -9,7 +9,7 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from ..data import ImageDataset
 from ..evaluation.compute_metrics import make_compute_metrics
-from ..export.record import record_data
+from ..export.card.record import record_data
 from ..modeling_medmerge import MedMergeModel
 from ..networks.preprocessing import resolve_preprocessing
 from ..training.checkpoints import last_checkpoint

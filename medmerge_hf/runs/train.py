@@ -17,7 +17,7 @@ from transformers.utils import logging as hf_logging
 
 from ..evaluation.metrics import training_metrics
 from ..evaluation.tables import markdown_table
-from ..export.record import METHOD
+from ..export.card.record import METHOD
 from ..modeling_medmerge import MedMergeModel
 from .build import choose_sources, load_data
 from .config import read_options

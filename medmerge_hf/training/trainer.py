@@ -17,7 +17,7 @@ from transformers.utils import PushInProgress
 
 from ..errors import CheckpointError, SettingsError
 from ..evaluation.bootstrap import bootstrap_intervals
-from ..export.record import label_figures, record_result, record_training
+from ..export.card.record import label_figures, record_result, record_training
 from ..export.upload import push_export
 from ..merging.kernel_table import block_statistics
 from ..modeling_medmerge import MedMergeModel

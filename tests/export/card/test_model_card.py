@@ -18,8 +18,8 @@ from medmerge_hf import (
 )
 from medmerge_hf.data import Target
 from medmerge_hf.errors import SettingsError
-from medmerge_hf.export.model_card import render_card
-from medmerge_hf.export.record import ALWAYS, chosen_settings, record_data, record_result
+from medmerge_hf.export.card.model_card import render_card
+from medmerge_hf.export.card.record import ALWAYS, chosen_settings, record_data, record_result
 
 
 FIGURES = {"macro_f1": {"value": 0.5, "low": 0.4, "high": 0.6}, "auroc": {"value": float("nan"), "low": 0, "high": 1}}

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from ..configuration_medmerge import MedMergeConfig
-from ..data.gate import PATH
-from ..evaluation.compute_metrics import make_compute_metrics
-from ..sources.reference import source_name
+from ...configuration_medmerge import MedMergeConfig
+from ...data.gate import PATH
+from ...evaluation.compute_metrics import make_compute_metrics
+from ...sources.reference import source_name
 
 
 Stage = Literal["merge", "head", "finetune"]

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from medmerge_hf.export.licenses import GROUPS, ORDER, merged_license
+from medmerge_hf.export.card.licenses import GROUPS, ORDER, merged_license
 
 
 @pytest.mark.parametrize(

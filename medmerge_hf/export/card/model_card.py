@@ -4,11 +4,11 @@ import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..configuration_medmerge import MedMergeConfig
-from ..evaluation.metrics import METRICS
-from ..evaluation.tables import markdown_table
-from ..sources.reference import source_name
-from .data_card import data_line, data_table, in_order, left_out_lines, page, pixel_lines
+from ...configuration_medmerge import MedMergeConfig
+from ...evaluation.metrics import METRICS
+from ...evaluation.tables import markdown_table
+from ...sources.reference import source_name
+from ..data_card import data_line, data_table, in_order, left_out_lines, page, pixel_lines
 from .licenses import merged_license
 from .record import AFTER, ALWAYS, METHOD, TAKEN, method_name
 from .reproduce import USUAL, merge_call, merge_settings

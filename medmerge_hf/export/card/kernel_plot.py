@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..merging.kernel_table import module_name, network_block
-from ..sources.reference import short_name
+from ...merging.kernel_table import module_name, network_block
+from ...sources.reference import short_name
 
 
 def plot_kernel_weights(table: Any, file: str | Path) -> None:

@@ -1,7 +1,7 @@
 import matplotlib.image
 import numpy as np
 
-from medmerge_hf.export.kernel_plot import plot_kernel_weights
+from medmerge_hf.export.card.kernel_plot import plot_kernel_weights
 
 
 def test_kernel_weight_picture_is_drawn(model, tmp_path):

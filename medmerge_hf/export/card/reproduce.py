@@ -5,9 +5,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..configuration_medmerge import MedMergeConfig
-from ..networks.input_convention import INPUTS, InputConvention
-from ..sources.reference import NetworkVariant, SourceReference, source_name
+from ...configuration_medmerge import MedMergeConfig
+from ...networks.input_convention import INPUTS, InputConvention
+from ...sources.reference import NetworkVariant, SourceReference, source_name
 
 
 # Of a config, what is no setting of the merge: what is merged, into what, and what came of it.
