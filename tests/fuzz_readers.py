@@ -1,4 +1,4 @@
-"""`python fuzz.py SEED COUNT NAME ...`: that many damaged files of each format; a line each of what came of them.
+"""`python fuzz_readers.py SEED COUNT NAME ...`: that many damaged files of each format, a line each.
 
 A process of its own: a library that crashes or fills the memory takes nothing else with it.
 """
