@@ -202,9 +202,12 @@ def convention_of(processor: Any, matrix: Tensor, offset: Tensor) -> InputConven
 def _near(stated: InputConvention, found: InputConvention) -> bool:
     if stated.channel_order != found.channel_order or len(stated.mean) != len(found.mean):
         return False
-    deviation = np.array(found.pixel_std)
-    differences = (np.subtract(stated.pixel_mean, found.pixel_mean), np.subtract(stated.pixel_std, deviation))
-    return all(bool((np.abs(values) <= TOLERANCE * deviation).all()) for values in differences)
+    mean, std = np.array(found.pixel_mean), np.array(found.pixel_std)
+    largest = np.maximum(np.abs(mean), np.abs(1 - mean))  # measured in pixels of up to this over the deviation
+    return bool(
+        (np.abs(stated.pixel_mean - mean) <= TOLERANCE * np.maximum(std, largest)).all()
+        and (np.abs(stated.pixel_std - std) <= TOLERANCE * std * np.maximum(1, largest)).all()
+    )
 
 
 def _stated(processor: Any) -> InputConvention | None:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from medmerge_hf.errors import PreprocessingError
-from medmerge_hf.networks.input_convention import InputConvention
+from medmerge_hf.networks.input_convention import INPUTS, InputConvention
 from medmerge_hf.networks.preprocessing import preprocessing_of, processor_input
 from medmerge_hf.networks.processor_output import check_same_pixels
 from medmerge_hf.networks.processors import (
@@ -154,6 +154,8 @@ def test_numbers_of_the_processor_are_kept_to_the_last_digit():
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     found = processor_input(CLIPImageProcessor(image_mean=mean, image_std=std))
     assert (found.mean, found.std) == (mean, std)
+    caffe = normalise_processor(ViTImageProcessor(size=SQUARE), INPUTS["caffe"])
+    assert processor_input(caffe).std == INPUTS["caffe"].pixel_std
 
 
 def test_what_is_measured_is_told_as_a_convention():
