@@ -15,6 +15,8 @@ from ..sources.extract import advice
 HEADS = {
     *("aux_classifier", "classif", "classifier", "fc", "head", "head_dist", "heads", "last_linear", "linear"),
     *("lm_head", "logits", "op_threshs", "pooler", "projection"),
+    *("cls_classifier", "distillation_classifier", "classifier_distill"),  # of DeiT and LeViT with a teacher
+    *("text_model", "text_projection", "visual_projection", "logit_scale", "logit_bias"),  # CLIP's other tower
 }
 
 
