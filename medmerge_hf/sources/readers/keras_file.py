@@ -4,10 +4,12 @@ Names are the layers' with torch's words for what a layer holds; kernels lie as 
 """
 
 import dataclasses
-import io
 import json
+import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from ...errors import CorruptSourceError, SourceError
 from ..entries import choose_entry
 from ..place import ZIP_FACTOR, Place
 from ..reference import LoadedSource, NetworkVariant, SourceReference
+from .hdf5_probe import probe
 from .keras_networks import family_of, fold_biases
 from .registry import reader
 
@@ -54,7 +57,7 @@ def read_keras(place: Place, reference: SourceReference, weights: bool = True) -
             "'medmerge_hf[keras]'`."
         ) from error
     try:
-        with h5py.File(*_opened(place)) as file:
+        with _whole(place) as path, h5py.File(path, "r") as file:
             arrays = dict(_arrays(file, place, weights))
             config = _network_of(place, file)
     except SourceError:
@@ -68,11 +71,17 @@ def read_keras(place: Place, reference: SourceReference, weights: bool = True) -
     return _stated(reference, tensors, notes, config)
 
 
-def _opened(place: Place) -> tuple[Any, str]:
+@contextmanager
+def _whole(place: Place) -> Iterator[Path]:
+    """The HDF5 file, once another process could read all of it."""
     if not place.members:
-        return place.path, "r"
-    with zipfile.ZipFile(place.path) as archive:
-        return io.BytesIO(archive.read("model.weights.h5")), "r"
+        probe(place.path)
+        yield place.path
+        return
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(place.path) as archive:
+        path = Path(archive.extract("model.weights.h5", folder))
+        probe(path)
+        yield path
 
 
 def _network_of(place: Place, file: Any) -> Any:

@@ -12,6 +12,7 @@ from medmerge_hf.networks.backbone import load_backbone
 from medmerge_hf.networks.build import build_network, network_config
 from medmerge_hf.networks.timm_config import timm_config
 from medmerge_hf.sources.load import load_source
+from medmerge_hf.sources.readers import hdf5_probe
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Keras with the NumPy of today
@@ -172,3 +173,11 @@ def test_without_h5py_the_way_out_is_named(tmp_path, monkeypatch):
     with pytest.raises(SourceError, match=r"pip install 'medmerge_hf\[keras\]'") as error:
         load_source(str(file))
     assert isinstance(error.value, MedMergeError)
+
+
+def test_a_file_that_the_library_does_not_come_to_an_end_of_is_refused(tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "a.h5", "w") as made:
+        made.create_dataset("layer/kernel", data=[1.0])
+    monkeypatch.setattr(hdf5_probe, "SECONDS", 0)
+    with pytest.raises(CorruptSourceError, match=r"Keras file \(HDF5\).*does not come to an end"):
+        load_source(str(tmp_path / "a.h5"))
