@@ -169,6 +169,7 @@ def _try_trainer(args: MedMergeTrainingArguments) -> None:
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         own = copy.copy(args)
         own.output_dir, own.report_to, own.push_to_hub, own.full_determinism = folder, [], False, False
+        own.label_smoothing_factor = 0.0  # with it Trainer asks the model for a config, which these numbers have not
         fresh_accelerator()
         trainer = Trainer(model=nn.Linear(2, 2), args=own, train_dataset=range(9), eval_dataset=range(9))
         trainer.create_optimizer_and_scheduler(9)

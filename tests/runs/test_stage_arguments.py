@@ -30,6 +30,11 @@ def test_the_smallest_loss_is_the_best():
     assert made("x", metric_for_best_model="loss")[0].greater_is_better is False
 
 
+def test_label_smoothing_is_taken(tmp_path):
+    args, problems = made(tmp_path, label_smoothing_factor=0.5)
+    assert (args.label_smoothing_factor, list(problems)) == (0.5, [])
+
+
 def test_no_is_a_word_that_yaml_reads_as_false(tmp_path):
     args, _ = made(tmp_path, eval_strategy=False, save_strategy=False, load_best_model_at_end=False)
     assert (args.eval_strategy.value, args.save_strategy.value) == ("no", "no")
