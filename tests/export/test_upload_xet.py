@@ -27,6 +27,7 @@ model.push_to_hub("tester/merged", commit_message="The same again")
 """
 
 
+@pytest.mark.slow
 def test_push_and_pull_with_xet(tmp_path):
     pytest.importorskip("hf_xet")
     model = MedMergeModel.from_sources([network(0), network(1)], num_labels=3, image_size=32, init=0.3)

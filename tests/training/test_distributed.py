@@ -88,7 +88,8 @@ def start(script, folder, name, processes, size):
     return [load_file(f"{folder}.{rank}.safetensors") for rank in range(processes)]
 
 
-@pytest.mark.parametrize("name", ["test_convnext", pytest.param("test_resnet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_convnext", "test_resnet"])
 def test_two_processes_train_in_parts_what_one_trains_in_one_batch(name, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
