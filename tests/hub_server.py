@@ -13,42 +13,15 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from hub_state import Commit, HubError, Repo, git_oid
+
 
 TOKEN, USER = "hf_loopback", "tester"
 LFS_SUFFIXES = (".safetensors", ".bin", ".png", ".parquet", ".jpg")
-
-
-@dataclass
-class Commit:
-    sha: str
-    title: str
-    files: dict[str, str]  # path -> sha256 of its content
-
-
-@dataclass
-class Repo:
-    kind: str
-    name: str
-    private: bool = False
-    gated: bool = False
-    commits: list[Commit] = field(default_factory=list)
-    refs: dict[str, str] = field(default_factory=dict)
-
-    def at(self, revision: str) -> Commit | None:
-        sha = self.refs.get(revision.removeprefix("refs/heads/"), revision)
-        return next((commit for commit in self.commits if commit.sha == sha), None)
-
-
-class HubError(Exception):
-    """An answer other than 200."""
-
-    def __init__(self, status: int, message: str, code: str = "", body: Any = None) -> None:
-        self.status, self.message, self.code, self.body = status, message, code, body
 
 
 class Hub:
@@ -94,10 +67,6 @@ class Hub:
         repo.commits.append(commit)
         repo.refs[ref] = sha
         return commit
-
-
-def git_oid(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):

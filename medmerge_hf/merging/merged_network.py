@@ -1,12 +1,12 @@
-"""A network that computes with a blend of several sources: its forward pass, its collapse, its sources as networks.
+"""A network that computes with a blend of several sources: its forward pass, its collapse, its sources.
 
 It is a plain object. Who holds it (the model, a benchmark, a test) decides what is saved and how it is trained.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import SettingsError, StateError
-from ..networks.backbone import backbone_parameters, backbone_prefix, backbone_state, load_backbone, second_names
+from ..networks.backbone import backbone_parameters, backbone_prefix, backbone_state, second_names
 from ..networks.batch_norm import recalibrate_batch_norm
 from ..networks.caches import cache_places, clear_caches
 from .kernel_weights import KERNEL_WEIGHTS, KernelWeights, blend
@@ -43,8 +43,8 @@ class MergedNetwork:
         """Compute with this network from now on (its modules were exchanged, its parameters are the same)."""
         self.network = network
         found = backbone_parameters(network)
-        self.swap = ParameterSwap(network, {name: found[name] for name in self.weights.names})
-        self._caches = cache_places(network)
+        parameters = {name: found[name] for name in self.weights.names}
+        self.swap = ParameterSwap(network, parameters, partial(clear_caches, network, cache_places(network)))
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """The network's output with the merged tensors in the places of its own.
@@ -62,26 +62,15 @@ class MergedNetwork:
             return functional_call(self.network, merged, (pixel_values,), kwargs)
         merged = self.tensors()
         if not (self.recomputes and torch.is_grad_enabled()):
-            with self._swapped(merged):
+            with self.swap.of(merged):
                 return self.network(pixel_values, **kwargs)
         # Blocks are computed again in the backward pass: the merged tensors stay in their places until its end.
         self.swap.install(merged)
-        clear_caches(self.network, self._caches)
         output = self.network(pixel_values, **kwargs)
         logits = output[-1] if isinstance(output, tuple) else output.logits
         finish = torch.autograd.Variable._execution_engine.queue_callback
         logits.register_hook(lambda grad: finish(self.swap.restore))
         return output
-
-    @contextmanager
-    def _swapped(self, merged: Mapping[str, Tensor]) -> Iterator[None]:
-        """The merged tensors in their places; what is computed from others or from them is forgotten."""
-        clear_caches(self.network, self._caches)
-        try:
-            with self.swap.of(merged):
-                yield
-        finally:
-            clear_caches(self.network, self._caches)
 
     def tensors(self) -> dict[str, Tensor]:
         """Name below the backbone -> merged tensor; without gradients only blended where something changed."""
@@ -112,7 +101,7 @@ class MergedNetwork:
             raise StateError(f"The merge of {bad} holds NaN or infinity: lower kernel_learning_rate and merge again.")
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         try:
-            with self._swapped(merged):
+            with self.swap.of(merged):
                 if batches is not None:
                     recalibrate_batch_norm(self.network, batches)
         except BaseException:  # Ctrl-C too: the caller still has its merge
@@ -149,16 +138,6 @@ class MergedNetwork:
             own = {name: anchor[name] + d.detach().cpu().float() for name, d in pairs}
             sources.append({**anchor, **statistics, **own})
         return sources
-
-    def source_networks(self) -> list[nn.Module]:
-        """Every source as a network of its own, anchor first, in eval mode and frozen. The head is this network's."""
-        networks = []
-        clear_caches(self.network)
-        for tensors in self.source_tensors():
-            network = copy.deepcopy(self.network).eval().requires_grad_(False)
-            load_backbone(network, tensors)
-            networks.append(network)
-        return networks
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """A network that computes with other tensors than its own parameters (torch only)."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ class ParameterSwap:
     Args:
         network: whose parameters are replaced.
         parameters: name -> parameter of it. One that is used in several places is replaced in all of them.
+        forget: called before and after, where the network keeps what it computed from its parameters.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -24,13 +25,18 @@ class ParameterSwap:
         True
     """
 
-    def __init__(self, network: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        forget: Callable[[], None] = lambda: None,
+    ) -> None:
         places: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
         for module in network.modules():
             for leaf, parameter in module._parameters.items():
                 if parameter is not None:
                     places[id(parameter)].append((module, leaf))
-        self.network = network
+        self.network, self._forget = network, forget
         self.places = {name: places[id(parameter)] for name, parameter in parameters.items()}
         self._own: dict[str, Tensor | None] = {}
 
@@ -57,6 +63,7 @@ class ParameterSwap:
             self._put(own)
 
     def _put(self, tensors: Mapping[str, Tensor | None]) -> None:
+        self._forget()
         for name, places in self.places.items():
             for module, leaf in places:
                 module._parameters[leaf] = tensors[name]  # type: ignore[assignment]

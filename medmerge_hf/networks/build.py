@@ -11,6 +11,9 @@ from ..errors import SettingsError
 # What belongs to the labels of a source, not to the network.
 LABEL_KEYS = ("id2label", "label2id", "label_names", "num_classes", "num_labels", "problem_type")
 
+# transformers' word for a task in which an image may have several labels.
+MULTI_LABEL = "multi_label_classification"
+
 # Arguments of a forward pass that no image processor for plain images gives.
 MORE_THAN_IMAGES = ("input_ids", "spatial_shapes")
 

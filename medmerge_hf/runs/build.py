@@ -11,6 +11,7 @@ import torch
 from ..data import load_target
 from ..evaluation.ranking import probe_score, source_features
 from ..modeling_medmerge import MedMergeModel
+from ..networks.build import MULTI_LABEL
 from ..networks.preprocessing import resolve_preprocessing
 from ..sources.reference import short_name
 from ..training.single_source import single_source_model
@@ -18,9 +19,6 @@ from .settings import Settings
 
 
 logger = logging.getLogger(__name__)
-
-
-MULTI_LABEL = "multi_label_classification"
 
 
 def load_data(settings: Settings) -> Any:
@@ -49,14 +47,21 @@ def label_names(target: Any) -> dict[int, str]:
     return dict(enumerate(target.classes))
 
 
+def _task(settings: Settings, target: Any) -> dict[str, Any]:
+    """What a merge and a source alone are told of the target."""
+    return {
+        "id2label": label_names(target),
+        "problem_type": MULTI_LABEL if target.multi_label else None,
+        "architecture": settings.source.architecture,
+        "image_size": settings.data.image_size,
+    }
+
+
 def make_model(settings: Settings, target: Any) -> MedMergeModel:
     """The sources of the settings, ready for the merge stage on a target."""
     model = MedMergeModel.from_sources(
         settings.source.sources,
-        id2label=label_names(target),
-        problem_type=MULTI_LABEL if target.multi_label else None,
-        architecture=settings.source.architecture,
-        image_size=settings.data.image_size,
+        **_task(settings, target),
         granularity=settings.source.granularity,  # type: ignore[arg-type]
         constraint=settings.source.constraint,  # type: ignore[arg-type]
         init=settings.source.init[0] if len(settings.source.init) == 1 else settings.source.init,
@@ -79,13 +84,7 @@ def target_images(model: MedMergeModel, target: Any, seed: int) -> Iterator[torc
 
 def make_single(source: Any, settings: Settings, target: Any) -> MedMergeModel:
     """One source of the settings, alone."""
-    return single_source_model(
-        source,
-        id2label=label_names(target),
-        problem_type=MULTI_LABEL if target.multi_label else None,
-        architecture=settings.source.architecture,
-        image_size=settings.data.image_size,
-    )
+    return single_source_model(source, **_task(settings, target))
 
 
 def training_features(model: MedMergeModel, target: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import DataError, SettingsError
+from ..networks.build import MULTI_LABEL
 
 
 IGNORED = -100  # a label that does not count, as in transformers and torch
-
-MULTI_LABEL = "multi_label_classification"
 
 
 def balanced_weights(labels: Any, num_labels: int) -> Tensor:

@@ -21,6 +21,7 @@ from ..export.card.record import label_figures, record_result, record_training
 from ..export.upload import push_export
 from ..merging.kernel_table import block_statistics
 from ..modeling_medmerge import MedMergeModel
+from ..networks.build import MULTI_LABEL
 from ..networks.preprocessing import check_preprocessing
 from ..networks.saved_network import check_names
 from .checkpoints import (
@@ -237,8 +238,8 @@ class MedMergeTrainer(Trainer):
         output = self.predict(dataset, metric_key_prefix=split)
         figures = bootstrap_intervals(self.compute_metrics, output.predictions, output.label_ids, resamples)
         config = self._plain_wrapper().config
-        several = config.problem_type == "multi_label_classification"
-        labels = label_figures(output.predictions, output.label_ids, config.id2label) if several else None
+        multi_label = config.problem_type == MULTI_LABEL
+        labels = label_figures(output.predictions, output.label_ids, config.id2label) if multi_label else None
         record_result(config, split, len(output.label_ids), figures, resamples, labels)
         return figures
 

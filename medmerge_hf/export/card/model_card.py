@@ -7,6 +7,7 @@ from typing import Any
 from ...configuration_medmerge import MedMergeConfig
 from ...evaluation.metrics import METRICS
 from ...evaluation.tables import markdown_table
+from ...networks.build import MULTI_LABEL
 from ...sources.reference import source_name
 from ..data_card import data_line, data_table, in_order, left_out_lines, page, pixel_lines
 from .licenses import merged_license
@@ -116,7 +117,7 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
     """What the template is filled with."""
     record = config.record
     results, data = record.get("results", []), record.get("data", {})
-    weights, several = record.get("kernel_weights", {}), config.problem_type == "multi_label_classification"
+    weights, multi_label = record.get("kernel_weights", {}), config.problem_type == MULTI_LABEL
     others = {name: value for name, value in merge_settings(config).items() if name not in USUAL}
     return {
         "name": name,
@@ -144,8 +145,8 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
         "data_line": data_line(data),
         "data_table": data_table(data, config.id2label.values()),
         "data_notes": [*pixel_lines(data), *left_out_lines(data)],
-        "multi_label": several,
-        "kind": "labels, of which an image may have several" if several else "classes",
+        "multi_label": multi_label,
+        "kind": "labels, of which an image may have several" if multi_label else "classes",
         "labels_table": _labels_table(results, config.id2label.values()),
         "training_table": _training_table(record.get("training", {})),
         "results_table": _results_table(results),
