@@ -9,7 +9,7 @@ from ...evaluation.metrics import METRICS
 from ...evaluation.tables import markdown_table
 from ...networks.build import MULTI_LABEL
 from ...sources.reference import source_name
-from ..data_card import data_line, data_table, in_order, left_out_lines, page, pixel_lines
+from .data_card import data_line, data_table, in_order, left_out_lines, page, pixel_lines
 from .licenses import merged_license
 from .record import AFTER, ALWAYS, METHOD, TAKEN, method_name
 from .reproduce import USUAL, merge_call, merge_settings

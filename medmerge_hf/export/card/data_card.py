@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..evaluation.tables import markdown_table
+from ...evaluation.tables import markdown_table
 
 
 SPLITS = ("train", "validation", "test")
