@@ -221,7 +221,7 @@ class MedMergeModel(PreTrainedModel):
         Args:
             pixel_values: `[N, C, H, W]`, normalised as the anchor's image processor does.
             labels: `[N]` classes, `[N, num_labels]` floats for several labels or regression. With them comes a loss.
-            output_hidden_states: also return what each stage of the network computes.
+            output_hidden_states: also return what each block of the network computes.
             return_dict: `False` for a tuple.
 
         Returns:

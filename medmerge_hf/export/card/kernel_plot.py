@@ -42,7 +42,7 @@ def plot_kernel_weights(table: Any, file: str | Path) -> None:
 
 
 def _mark_stages(axes: Any, layers: Sequence[str], labels: bool) -> None:
-    """Name each stage of the network below its first layer, with a line before it."""
+    """Name each block of the network below its first layer, with a line before it."""
     stages = [network_block(layer) for layer in layers]
     starts = [place for place, stage in enumerate(stages) if place == 0 or stages[place - 1] != stage]
     for start in starts[1:]:

@@ -182,13 +182,13 @@ def _sources_table(sources: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _weights_table(weights: Mapping[str, float], sources: Sequence[str]) -> str:
-    """Mean ± standard deviation by stage of the network, a column a source that is not the anchor."""
+    """Mean ± standard deviation by block of the network, a column a source that is not the anchor."""
     rows: dict[str, list[str]] = {}
     for key in weights:
         if key.endswith("/mean"):
             mean, std = weights[key], weights[f"{key.removesuffix('mean')}std"]
             rows.setdefault(key.split("/")[1], []).append(f"{mean:.3f} ± {std:.3f}")
-    header = ["stage of the network", *(f"weight of {source}" for source in sources[1:])]
+    header = ["block of the network", *(f"weight of {source}" for source in sources[1:])]
     return markdown_table(header, [[stage, *cells] for stage, cells in rows.items()]) if rows else ""
 
 
