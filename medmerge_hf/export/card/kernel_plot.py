@@ -37,16 +37,16 @@ def plot_kernel_weights(table: Any, file: str | Path) -> None:
         caption = "dot: median, bar: quartiles, line: 5-95 %"
         axes.set_title(f"0 = {short_name(anchor)}, 1 = {short_name(source)}   ({caption})", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-        _mark_stages(axes, order, labels=index == len(others) - 1)
+        _mark_blocks(axes, order, labels=index == len(others) - 1)
     figure.savefig(file, dpi=120)
 
 
-def _mark_stages(axes: Any, layers: Sequence[str], labels: bool) -> None:
+def _mark_blocks(axes: Any, layers: Sequence[str], labels: bool) -> None:
     """Name each block of the network below its first layer, with a line before it."""
-    stages = [network_block(layer) for layer in layers]
-    starts = [place for place, stage in enumerate(stages) if place == 0 or stages[place - 1] != stage]
+    blocks = [network_block(layer) for layer in layers]
+    starts = [place for place, block in enumerate(blocks) if place == 0 or blocks[place - 1] != block]
     for start in starts[1:]:
         axes.axvline(start - 0.5, color="0.85", lw=0.8, zorder=0)
-    names = [stages[start] for start in starts] if labels else [""] * len(starts)
+    names = [blocks[start] for start in starts] if labels else [""] * len(starts)
     axes.set_xticks(starts, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_xlim(-1, len(layers))
