@@ -1,218 +1,174 @@
 """Every family of timm and every image classifier of transformers through a whole merge: benchmarks/FAMILIES.md.
 
-    python benchmarks/families.py [--families levit resnet ...] [--classes ViTForImageClassification ...]
+    python benchmarks/families.py [--names levit resnet ViTForImageClassification ...] [--again]
 
 Networks are random, their BatchNorm statistics too; those of transformers are tiny, those of timm the smallest of each
-family. With names only their rows are walked and printed; without, both tables are written. Nothing is downloaded.
+family. Each is walked in a process of its own. Finished rows are kept in benchmarks/families.csv and not walked again
+unless `--again` or their names ask for it. Nothing is downloaded.
 """
 
 import argparse
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import csv
+import multiprocessing
+import platform
+import resource
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import transformers
-from family_networks import classifiers, save_transformers, smallest, timm_network
-from torch import Tensor
-from transformers import AutoModelForImageClassification
-from transformers.utils import logging as hf_logging
+from family_networks import classifiers
+from family_walk import COLUMNS, FAULT, OK, REFUSED, walk_one
 
-from medmerge_hf import MedMergeModel, inspect_sources
-from medmerge_hf.errors import MedMergeError
 from medmerge_hf.evaluation.tables import markdown_table
-from medmerge_hf.networks.backbone import backbone_module, head_modules
-from medmerge_hf.networks.build import input_shape
 
 
-REPORT = Path("benchmarks/FAMILIES.md")
+RECORD, REPORT = Path("benchmarks/families.csv"), Path("benchmarks/FAMILIES.md")
 
-OK = "ok"
+FIELDS = ("library", "name", "network", *COLUMNS, "trace", "seconds")
 
-# Relative difference of logits that a float32 network may make of another order of sums.
-TOLERANCE = 1e-4
+# Of one family: a crash, a network without end or one that fills the machine is a row, too.
+SECONDS, MEMORY = 1200, 16 * 2**30
+
+Row = Mapping[str, Any]
 
 
-def walk(sources: Sequence[Any], anchor: Mapping[str, Tensor], folder: Path, timm_reads: bool) -> str:
-    """Merge, forward, step, checkpoint, export, reload, collapse.
+def everything() -> list[tuple[str, str]]:
+    """Library and name of every family."""
+    return [*(("timm", name) for name in timm.list_modules()), *(("transformers", name) for name in classifiers())]
+
+
+def walk_apart(library: str, name: str, seconds: float = SECONDS) -> dict[str, str]:
+    """The row of a family, walked in a process of its own on one thread.
 
     Args:
-        sources: two of one architecture, anchor first.
-        anchor: state dict of the anchor, by its library's names in memory.
-        folder: for what is written.
-        timm_reads: whether `timm.create_model("local-dir:...")` has to read the export too.
-
-    Returns:
-        `ok`, or `refused: ` and the reason of a [`MedMergeError`].
-
-    Raises:
-        AssertionError: something is not as promised. Whatever else is raised is a fault too.
+        library: `timm` or `transformers`.
+        name: module of timm, or class of transformers.
+        seconds: that it may take.
     """
-    found = inspect_sources(sources)
+    context = multiprocessing.get_context("fork")  # libraries are imported once
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_walk_into, args=(sender, library, name))
+    process.start()
+    sender.close()
+    row, why = None, f"not finished after {seconds:g} s"
     try:
-        model = MedMergeModel.from_sources(sources, num_labels=3)
-    except MedMergeError as error:
-        assert not found.ok, "inspect says that it merges, from_sources refuses"
-        return f"refused: {error}"
-    assert found.ok, f"from_sources merges, inspect says {[report.problem for report in found.sources]}"
-    assert {report.matched for report in found.sources} == {len(model.merge.names)}, "inspect matched others"
-    images = torch.rand(2, *input_shape(model.network), generator=torch.Generator().manual_seed(0))
-    _is_the_anchor(model, anchor, images)
-    with torch.no_grad():
-        model.merge.source_bias.normal_(0.3, 0.1, generator=torch.Generator().manual_seed(0))
-    _learns(model, images)
-    with torch.no_grad():
-        wanted = model(images).logits
-        _returns(model, images, wanted, folder)
-        if timm_reads:
-            _same("timm", timm.create_model(f"local-dir:{folder / 'out'}", pretrained=True).eval()(images), wanted)
-        _same("collapse", model.collapse()(images).logits, wanted)
-    return OK
+        row = receiver.recv() if receiver.poll(seconds) else None
+    except EOFError:
+        process.join()
+        why = f"the process ended with {process.exitcode}"
+    process.kill()
+    process.join()
+    failed = {"library": library, "name": name, "sources": f"{FAULT}: {why}"}
+    return dict.fromkeys(FIELDS, "") | ({key: str(value) for key, value in row.items()} if row else failed)
 
 
-def _is_the_anchor(model: MedMergeModel, anchor: Mapping[str, Tensor], images: Tensor) -> None:
-    plain = model.plain_model().eval()
-    head = tuple(f"{name}." for name in head_modules(plain))
-    own = backbone_module(plain).state_dict()
-    changed = [k for k, t in own.items() if not k.startswith(head) and k in anchor and not torch.equal(t, anchor[k])]
-    absent = [k for k in anchor if not k.startswith(head) and k not in own]
-    assert not changed, f"w = 0 is not the anchor's {changed[:3]}"
-    assert not absent, f"the anchor's {absent[:3]} are gone"
-    with torch.no_grad():  # an eval-mode forward pass: what timm keeps from it must not outlive other weights
-        assert torch.equal(model(images).logits, plain(images).logits), "w = 0 computes other logits than the anchor"
+def _walk_into(sender: Any, library: str, name: str) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    sender.send(walk_one(library, name))
 
 
-def _learns(model: MedMergeModel, images: Tensor) -> None:
-    loss = model.train()(images, labels=torch.tensor([0, 1])).loss
-    loss.backward()
-    gradient = model.merge.source_bias.grad
-    assert gradient is not None and bool(torch.isfinite(gradient).all()), "the gradient of the kernel weights"
-    assert bool(gradient.any()), "kernel weights do not reach the loss"
-    model.zero_grad()
-    model.eval()
+def kind(cell: str) -> str:
+    """How a cell ended: `ok`, `refused`, `FAULT`, or nothing where it does not apply."""
+    return cell.partition(":")[0]
 
 
-def _returns(model: MedMergeModel, images: Tensor, wanted: Tensor, folder: Path) -> None:
-    """Everything that is written gives the same logits when it is read."""
-    model.save_pretrained(folder / "small", collapse=False)
-    back = MedMergeModel.from_pretrained(folder / "small")
-    assert back.merging, "a checkpoint of the merge stage comes back collapsed"
-    _same("checkpoint", back(images).logits, wanted)
-    model.save_pretrained(folder / "out")
-    _same("transformers", AutoModelForImageClassification.from_pretrained(folder / "out")(images).logits, wanted)
-    _same("from_pretrained", MedMergeModel.from_pretrained(folder / "out")(images).logits, wanted)
-    again = MedMergeModel.from_pretrained(folder / "out", merging=True)
-    _same("merging=True", again(images).logits, wanted)
+def faults(row: Row) -> dict[str, str]:
+    """The cells of a row that are neither ok nor a refusal that says why."""
+    cells = {column: row[column] for column in COLUMNS}
+    return {column: cell for column, cell in cells.items() if cell and cell != OK and not _named(cell)}
 
 
-def _same(what: str, logits: Tensor, wanted: Tensor) -> None:
-    apart = float((logits - wanted).abs().max() / wanted.abs().max())
-    assert apart < TOLERANCE, f"{what}: logits differ by {apart:.1g} of their size"
+def _named(cell: str) -> bool:
+    return kind(cell) == REFUSED and len(cell) > len(REFUSED) + 20
 
 
-def walk_transformers(name: str) -> dict[str, str]:
-    """The row of a class of transformers."""
-
-    def run(folder: Path) -> str:
-        sources = [folder / str(seed) for seed in range(2)]
-        for seed, source in enumerate(sources):
-            save_transformers(name, source, seed)
-        anchor: dict[str, Tensor] = {}
-        if name not in UNBUILT:
-            anchor = AutoModelForImageClassification.from_pretrained(sources[0]).state_dict()
-            anchor = {k: t for k, t in anchor.items() if not _head_of_a_teacher(k)}
-        return walk([str(source) for source in sources], anchor, folder, timm_reads=False)
-
-    return {"class": name, "model type": classifiers()[name], "result": _outcome(run)}
+def counts(rows: Sequence[Row]) -> str:
+    """How often each column ended how."""
+    lines = []
+    for column, meaning in COLUMNS.items():
+        kinds = [kind(row[column]) for row in rows if row[column]]
+        if kinds:
+            lines.append([column, *(str(kinds.count(one)) for one in (OK, REFUSED, FAULT)), meaning])
+    return markdown_table(["column", OK, REFUSED, "faults", "ok means"], lines)
 
 
-# Needs a library that is not among the extras.
-UNBUILT = ("DinatForImageClassification",)
+def table(rows: Sequence[Row]) -> str:
+    """A line a family, refusals numbered; their reasons below."""
+    columns = [column for column in COLUMNS if any(row[column] for row in rows)]
+    reasons: dict[str, int] = {}
+    lines = []
+    for row in rows:
+        cells = [row[column] or "-" for column in columns]
+        for place, cell in enumerate(cells):
+            if ":" in cell:
+                number = reasons.setdefault(cell.partition(": ")[2], len(reasons) + 1)
+                cells[place] = f"{kind(cell)} ({number})"
+        lines.append([row["name"], row["network"], *cells, row["trace"] or "-", row["seconds"] or "-"])
+    said = "\n".join(f"{number}. {reason}" for reason, number in reasons.items())
+    header = ["family", "network", *columns, "trace, s", "all, s"]
+    return f"{markdown_table(header, lines)}\n\n{said}" if reasons else markdown_table(header, lines)
 
 
-def _head_of_a_teacher(name: str) -> bool:
-    return name.startswith(("cls_classifier", "distillation_classifier", "classifier_distill"))
-
-
-def walk_timm(family: str) -> dict[str, str]:
-    """The row of a module of timm."""
-    network = smallest(family)
-
-    def run(folder: Path) -> str:
-        sources = []
-        for seed in range(2):
-            timm.models.save_for_hf(timm_network(network, seed), folder / str(seed), safe_serialization=True)
-            sources.append(str(folder / str(seed)))
-        return walk(sources, timm_network(network, 0).state_dict(), folder, timm_reads=True)
-
-    return {"family": family, "network": network, "result": _outcome(run)}
-
-
-def _outcome(run: Callable[[Path], str]) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            return " ".join(run(Path(folder)).replace(folder, "").split())
-        except Exception as error:  # what must not be: the row says so, and goes on
-            return f"FAULT: {type(error).__name__}: {' '.join(str(error).replace(folder, '').split())}"[:300]
-
-
-def count(rows: Sequence[Mapping[str, str]]) -> str:
-    """How the rows of a table ended, in words."""
-    kinds = [row["result"].partition(":")[0] for row in rows]
-    return f"{len(rows)} rows: {kinds.count(OK)} ok, {kinds.count('refused')} refused, {kinds.count('FAULT')} faults"
-
-
-def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """The rows as Markdown."""
-    return markdown_table([*rows[0]], [[*row.values()] for row in rows])
-
-
-def report(families: Sequence[Mapping[str, str]], classes: Sequence[Mapping[str, str]]) -> str:
+def report(rows: Sequence[Row]) -> str:
     """The text of FAMILIES.md."""
-    walked = (
-        "Two random networks (BatchNorm statistics, biases and scales too) are saved as their library saves them and "
-        "merged. `ok` means: inspection says what the merge does; at w = 0 every tensor and logit is the anchor's, bit "
-        "for bit; after that forward pass in eval mode kernel weights reach the output and have a gradient; a "
-        "checkpoint of the merge stage, the export (read by transformers, by this package, for timm's by timm) and "
-        "`from_pretrained(..., merging=True)` compute the merge's logits; so does the collapsed model. `refused` gives "
-        "the message of the error."
-    )
+    timms, others = ([row for row in rows if row["library"] == library] for library in ("timm", "transformers"))
     versions = f"timm {timm.__version__}, transformers {transformers.__version__}, torch {torch.__version__}"
     parts = [
         "# Families",
-        walked,
-        f"Made by `python benchmarks/families.py` with {versions}.",
-        f"## timm: the smallest network of every module\n\n{count(families)}.",
-        table(families),
-        f"## transformers: every image classifier that it lists, tiny\n\n{count(classes)}.",
-        table(classes),
+        "Every family of timm and every image classifier of transformers, from two saved networks to the export and "
+        "back. Weights, biases, scales and BatchNorm statistics are random. `refused` is an error of this package "
+        "that gives its reason (numbered, below the table); `-` does not apply. `trace` is what following the "
+        "channels takes (alignment), `all` the whole row.",
+        f"Printed by `python benchmarks/families.py` on one thread ({platform.machine()}) with {versions}; the rows "
+        "are in [families.csv](families.csv).",
+        f"## timm: the smallest network of every module ({len(timms)})",
+        "Those beyond 12 million parameters are built of fewer blocks where an argument says how many, in brackets.",
+        *(part(timms) for part in (counts, table) if timms),
+        f"## transformers: every image classifier that it lists, tiny ({len(others)})",
+        *(part(others) for part in (counts, table) if others),
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def read_rows() -> list[dict[str, str]]:
+    """The rows that are kept."""
+    if not RECORD.is_file():
+        return []
+    with RECORD.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def keep(rows: Sequence[Row]) -> None:
+    """Write rows, in the order of [`everything`]."""
+    order = {place: index for index, place in enumerate(everything())}
+    kept = [row for row in rows if (row["library"], row["name"]) in order]
+    kept.sort(key=lambda row: order[row["library"], row["name"]])
+    with RECORD.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+    REPORT.write_text(report(kept))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Walk, print, and write the report where nothing was left out."""
+    """Walk what is missing, keep each row and print the report of those that are kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--families", nargs="*", help="modules of timm")
-    parser.add_argument("--classes", nargs="*", help="classes of transformers")
+    parser.add_argument("--names", nargs="*", help="modules of timm and classes of transformers; walked again")
+    parser.add_argument("--again", action="store_true", help="walk what has been walked, too")
     chosen = parser.parse_args(arguments)
-    whole = chosen.families is None and chosen.classes is None
-    hf_logging.disable_progress_bar()
-    hf_logging.set_verbosity_error()
-    walks: list[tuple[Any, Sequence[str]]] = [
-        (walk_timm, timm.list_modules() if whole else chosen.families or []),
-        (walk_transformers, [*classifiers()] if whole else chosen.classes or []),
-    ]
-    tables: list[list[dict[str, str]]] = [[], []]
-    for rows, (one, names) in zip(tables, walks, strict=True):
-        for name in names:
-            rows.append(one(name))
-            print(*rows[-1].values(), sep=" | ", flush=True)
-        print(count(rows))
-    if whole:
-        REPORT.write_text(report(*tables))
+    rows = read_rows()
+    done = set() if chosen.again or chosen.names else {(row["library"], row["name"]) for row in rows}
+    waiting = [place for place in everything() if place not in done and (not chosen.names or place[1] in chosen.names)]
+    for place in waiting:
+        row = walk_apart(*place)
+        rows = [*(other for other in rows if (other["library"], other["name"]) != place), row]
+        keep(rows)
+        cells = {column: kind(row[column]) for column in COLUMNS if row[column] not in ("", OK)}
+        print(row["name"], row["network"], cells or OK, row["trace"], row["seconds"], flush=True)
+    keep(rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """Random networks of every family: tiny ones of transformers, the smallest of each family of timm."""
 
+import contextlib
+import dataclasses
+import json
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,8 @@ _VIT = {
 _TEXT = {**_VIT, "vocab_size": 50, "max_position_embeddings": 20, "bos_token_id": 0, "eos_token_id": 1}
 _TOWERS = {"vision_config": _VIT, "text_config": _TEXT}
 _STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
+_CONV = {**_STAGES, "embedding_size": 8}
+_DINO = {**_VIT, "mlp_ratio": 2}
 _SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4, "image_size": 32, "patch_size": 2}
 _PERCEIVER = {
     **{"num_latents": 4, "d_latents": 16, "num_blocks": 1, "num_self_attends_per_block": 1, "image_size": 32},
@@ -29,8 +35,8 @@ _PERCEIVER = {
 TINY: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("beit", "data2vec-vision", "deit", "ijepa", "vit", "vit_msn"), _VIT),
     **dict.fromkeys(("clip", "metaclip_2", "siglip", "siglip2"), _TOWERS),
-    **dict.fromkeys(("dinov2", "dinov2_with_registers"), {**_VIT, "mlp_ratio": 2}),
-    **dict.fromkeys(("convnext", "convnextv2", "regnet", "resnet"), {**_STAGES, "embedding_size": 8}),
+    **dict.fromkeys(("dinov2", "dinov2_with_registers"), _DINO),
+    **dict.fromkeys(("convnext", "convnextv2", "regnet", "resnet"), _CONV),
     **dict.fromkeys(("swin", "swinv2", "donut-swin"), _SWIN),
     "beit": {**_VIT, "use_relative_position_bias": True},
     "bit": {**_STAGES, "embedding_size": 8, "num_groups": 4},
@@ -73,26 +79,167 @@ TINY: dict[str, dict[str, Any]] = {
     "textnet": {"image_size": [64, 64], "hidden_sizes": [64, 64, 128, 256, 512]},
 }
 
-# Where the classes of one model type differ.
-OF_CLASS: dict[str, dict[str, Any]] = {
-    "PerceiverForImageClassificationFourier": {"num_cross_attention_heads": 1, "image_size": 224},
-    "PerceiverForImageClassificationConvProcessing": {"num_cross_attention_heads": 1, "image_size": 224},
-}
+# Of the classification head: a merge of them has as many, so that logits can be compared.
+LABELS = 3
+
+# Pixels that a timm network of any size is run at, where it can be.
+SMALL = 96
+
+# Arguments that a network in memory may have been built with, which no state dict tells.
+ARGUMENTS: tuple[dict[str, Any], ...] = (
+    {"act_layer": "tanh"},
+    {"norm_layer": "groupnorm"},
+    {"global_pool": "max"},
+    {"output_stride": 8},
+)
+
+
+# Networks of timm beyond so many parameters are built of fewer blocks, where an argument says how many.
+LARGE = 12e6
+
+SHALLOW: tuple[dict[str, Any], ...] = (
+    {"depth": 2},
+    {"depths": (1, 1, 1, 1)},
+    {"layers": (1, 1, 1, 1)},
+    {"depths": (1, 1, 1)},
+    {"layers": (1, 1, 1)},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A family of networks, and how their library makes, writes and reads them.
+
+    Args:
+        library: `timm` or `transformers`.
+        name: module of timm, or class of transformers.
+        network: timm's name of the network, or the model type.
+        labels: of the networks that it makes.
+        arguments: for `timm.create_model`, beside its name.
+    """
+
+    library: str
+    name: str
+    network: str
+    labels: int = LABELS
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        noted = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
+        return f"{self.network} ({noted})" if noted else self.network
+
+    def make(self, seed: int, **arguments: Any) -> nn.Module:
+        """A random network, its BatchNorm statistics too."""
+        torch.manual_seed(seed)
+        if self.library == "timm":
+            made = timm.create_model(self.network, num_classes=self.labels, **self.arguments, **arguments)
+            made.pretrained_cfg["input_size"] = (3, *_size(made))
+            return randomise(made, seed)
+        config = CONFIG_MAPPING[self.network](**TINY.get(self.network, {}), num_labels=self.labels)
+        return randomise(_class(self.name, config)(config), seed)
+
+    def save(self, seed: int, folder: Path) -> None:
+        """Write a random network as its users have it."""
+        try:
+            self.write(self.make(seed), folder)
+        except ImportError:  # a library is not there: what was saved where it was
+            config = CONFIG_MAPPING[self.network](**TINY.get(self.network, {}), num_labels=self.labels)
+            config.save_pretrained(folder)
+            save_file({"classifier.bias": torch.zeros(self.labels)}, folder / "model.safetensors")
+
+    def write(self, network: Any, folder: Path) -> None:
+        """Write a network."""
+        if self.library == "timm":
+            noted = {"model_args": dict(self.arguments)} if self.arguments else {}
+            timm.models.save_for_hf(network, folder, model_config=noted, safe_serialization=True)
+        else:
+            network.save_pretrained(folder)
+
+    def load(self, folder: Path) -> Any:
+        """Read what was written, by its library alone; of two classes of a config by the one that trains."""
+        if self.library == "timm":
+            return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        named = json.loads((folder / "config.json").read_text())["architectures"][0]
+        return getattr(transformers, named.removesuffix("WithTeacher")).from_pretrained(folder).eval()
+
+
+def family_of(library: str, name: str) -> Family:
+    """A family by its library and name."""
+    if library != "timm":
+        return Family(library, name, classifiers()[name])
+    network = smallest(name)
+    return Family(library, name, network, arguments=_shallow(network))
+
+
+def _shallow(network: str) -> dict[str, Any]:
+    with torch.device("meta"):
+        whole = _parameters(network)
+        for arguments in SHALLOW if whole > LARGE else ():
+            with contextlib.suppress(Exception):  # a network that has no such argument, or another number of stages
+                if _parameters(network, **arguments) < whole:
+                    timm.create_model(network, **arguments).eval()(
+                        torch.zeros(1, *timm.get_pretrained_cfg(network).input_size)
+                    )
+                    return arguments
+    return {}
+
+
+def _parameters(network: str, **arguments: Any) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return sum(p.numel() for p in timm.create_model(network, **arguments).parameters())
+
+
+def other_arguments(family: Family) -> Iterator[tuple[str, list[nn.Module]]]:
+    """Name of an argument, and two networks of timm built with it otherwise than their library does by default.
+
+    Args:
+        family: of timm.
+    """
+    usual = family.make(0)
+    for arguments in ARGUMENTS:
+        try:
+            networks: list[Any] = [family.make(seed, **arguments) for seed in range(2)]
+            with torch.no_grad():
+                networks[0](torch.zeros(1, *networks[0].pretrained_cfg["input_size"]))
+        except Exception:  # a network that has no such argument, or not this value
+            continue
+        if repr(networks[0]) != repr(usual):
+            yield next(iter(arguments)), networks
+
+
+def _size(network: Any) -> tuple[int, int]:
+    """Small, where a network of timm takes it."""
+    own = network.pretrained_cfg["input_size"]
+    if network.pretrained_cfg.get("fixed_input_size"):
+        return own[1:]
+    for size in (SMALL, 2 * SMALL):
+        try:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, own[0], size, size))
+        except Exception:  # whatever a network raises on a small image
+            continue
+        return size, size
+    return own[1:]
 
 
 def randomise(network: nn.Module, seed: int) -> nn.Module:
-    """Change weights that are as they begin: BatchNorm statistics, biases, scales, what is of one value."""
+    """Weights as of a trained network: nothing of one value or near zero, statistics of BatchNorm and scales too."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, tensor in network.state_dict().items():
-            if not tensor.is_floating_point() or not tensor.numel():
-                continue
-            noise = torch.rand(tensor.shape, generator=generator)
-            if name.endswith("running_var") or bool(tensor.min() == tensor.max()):
-                tensor.copy_(0.5 + 0.5 * noise if not name.endswith(("bias", "running_mean")) else noise * 0.2 - 0.1)
-            elif not name.endswith(("relative_coords_table", "rope", "freqs")):
-                tensor.add_((noise - 0.5) * 0.1 * float(tensor.std()) if tensor.numel() > 1 else noise * 0.1)
+        for name, tensor in network.named_parameters():
+            if tensor.squeeze().ndim > 1:
+                tensor.normal_(0, (tensor.shape[0] / tensor.numel()) ** 0.5, generator=generator)
+            else:
+                _uniform(tensor, name.endswith("bias"), generator)
+        for name, buffer in network.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                _uniform(buffer, name.endswith("mean"), generator)
     return network.eval()
+
+
+def _uniform(tensor: torch.Tensor, around_zero: bool, generator: torch.Generator) -> None:
+    tensor.uniform_(*((-0.1, 0.1) if around_zero else (0.5, 1.0)), generator=generator)
 
 
 def classifiers() -> dict[str, str]:
@@ -102,34 +249,13 @@ def classifiers() -> dict[str, str]:
     return {name: kind for kind, found in pairs for name in found if kind != "timm_wrapper"}
 
 
-def save_transformers(name: str, folder: Path, seed: int) -> None:
-    """Write a tiny random network of a class, as its users have it."""
-    kind = classifiers()[name]
-    settings = {**TINY.get(kind, {}), **OF_CLASS.get(name, {})}
-    config = CONFIG_MAPPING[kind](**settings, num_labels=5)
-    torch.manual_seed(seed)
+def _class(name: str, config: Any) -> Any:
     found = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
-    classes = found if isinstance(found, tuple) else (found,)
-    try:
-        network = next(one for one in classes if one.__name__ == name)(config)
-    except ImportError:  # a library is not there: what was saved where it was
-        config.save_pretrained(folder)
-        save_file({"classifier.bias": torch.zeros(5)}, folder / "model.safetensors")
-        return
-    randomise(network, seed).save_pretrained(folder)
+    return next(one for one in (found if isinstance(found, tuple) else (found,)) if one.__name__ == name)
 
 
-def smallest(family: str) -> str:
+def smallest(module: str) -> str:
     """The network of fewest parameters in a module of timm."""
-    sizes = {}
-    for name in timm.list_models(module=family):
-        with warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")
-            sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
+    with torch.device("meta"):
+        sizes = {name: _parameters(name) for name in timm.list_models(module=module)}
     return min(sizes, key=lambda name: (sizes[name], name))
-
-
-def timm_network(name: str, seed: int) -> nn.Module:
-    """A random network of timm, its statistics too."""
-    torch.manual_seed(seed)
-    return randomise(timm.create_model(name, num_classes=5), seed)

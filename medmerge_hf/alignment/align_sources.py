@@ -65,6 +65,7 @@ def permute_sources(merged: MergedNetwork, permutation: Tensor, found: Trace | N
     below, found = backbone_prefix(merged.network), found or trace(merged.network, _example(merged)[0])
     moved = [apply_permutation(found, below, source, flat) for source, flat in zip(sources, permutation, strict=True)]
     merged.weights.set_sources(anchor, moved)
+    merged.statistics = [{name: new[name] for name in own} for own, new in zip(merged.statistics, moved, strict=True)]
     device = merged.weights.source_bias.device
     merged.weights.permutation = nn.Parameter(permutation.int().to(device), requires_grad=False)
 

@@ -329,6 +329,7 @@ RULES: dict[str, Rule] = {
     "permute": _permute,
     **dict.fromkeys(("transpose", "t"), _transpose),
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "unsafe_view"), _reshape),
+    **dict.fromkeys(("view_as", "reshape_as"), _reshape),
     "cat": _concatenate,
     "expand": _expand,
     "select": _select,

@@ -132,6 +132,8 @@ class ChannelGroups:
             if axis is not None and real:
                 found[real[0]] = axis
             return found
+        if found_whole := self._whole_channels(axis, sizes):
+            return found_whole
         *outer, heads, inner = [sizes[place] for place in real]
         count = math.prod(outer)
         if count > 1 or len(axis) > 1:  # queries, keys and values in one axis: each the same heads
@@ -149,15 +151,23 @@ class ChannelGroups:
             self.fix(group)
         return found
 
+    def _whole_channels(self, axis: list[Atom], sizes: Sequence[int]) -> list[Axis]:
+        """The axes of a group each of whose channels is a block of the last ones (weights of a filter, flattened)."""
+        if len(axis) > 1 or axis[0][1] == 1:
+            return []
+        group, inner = axis[0]
+        for place in range(1, len(sizes)):
+            if math.prod(sizes[place:]) == inner:
+                return [*self.split([(group, 1)], sizes[:place]), *[None] * (len(sizes) - place)]
+        return []
+
     def merge(self, axes: Sequence[Axis], sizes: Sequence[int]) -> Axis:
-        """The axis that several become when they are reshaped into one."""
+        """The axis that several become when they are reshaped into one: the first is reordered, no other is."""
         labelled = [place for place, axis in enumerate(axes) if axis is not None and sizes[place] != 1]
         if not labelled:
             return None
-        if len(labelled) > 1:
-            for axis in axes:
-                self.fix(axis)
-            return None
+        for other in labelled[1:]:
+            self.fix(axes[other])
         place = labelled[0]
         outside, inner = math.prod(sizes[:place]), math.prod(sizes[place + 1 :])
         return [(group, factor * inner) for group, factor in self.resolve(axes[place]) or []] * outside

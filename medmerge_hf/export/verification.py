@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ExportError
 from ..networks.build import input_shape
+from ..networks.classifier_output import as_classifier
 from ..networks.preprocessing import preprocessing_of
 from ..sources.place import read_json
 
@@ -56,7 +57,7 @@ def _read_back(folder: Path, dtype: torch.dtype) -> Any:
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[problem]:
             raise ExportError(f"The export reads back with {problem}: {sorted(info[problem])[:4]}; nothing was saved.")
-    return network
+    return as_classifier(network)
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:

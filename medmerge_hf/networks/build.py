@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import SettingsError
+from .classifier_output import answers_labels, as_classifier
 
 
 # What belongs to the labels of a source, not to the network.
@@ -15,7 +16,11 @@ LABEL_KEYS = ("id2label", "label2id", "label_names", "num_classes", "num_labels"
 MULTI_LABEL = "multi_label_classification"
 
 # Arguments of a forward pass that no image processor for plain images gives.
-MORE_THAN_IMAGES = ("input_ids", "spatial_shapes")
+MORE_THAN_IMAGES = {
+    "input_ids": "input_ids, not images alone",
+    "spatial_shapes": "spatial_shapes, images of any shape cut into patches (its checkpoints for one image size are "
+    "SigLIP networks, model type siglip, which can be merged)",
+}
 
 
 def network_config(values: Mapping[str, Any], **labels: Any) -> Any:
@@ -27,7 +32,11 @@ def network_config(values: Mapping[str, Any], **labels: Any) -> Any:
 
     Returns:
         A `PreTrainedConfig` of that model type.
+
+    Raises:
+        SettingsError: a model type that transformers does not know, or settings that contradict each other.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
     kind = values.get("model_type")
@@ -36,7 +45,11 @@ def network_config(values: Mapping[str, Any], **labels: Any) -> Any:
             f"transformers knows no model type {kind!r}: the anchor must be a timm or transformers network."
         )
     kept = {key: value for key, value in values.items() if key not in LABEL_KEYS}
-    return CONFIG_MAPPING[kind].from_dict(kept, **{key: value for key, value in labels.items() if value is not None})
+    given = {key: value for key, value in labels.items() if value is not None}
+    try:
+        return CONFIG_MAPPING[kind].from_dict(kept, **given)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise SettingsError(f"The config of this {kind} network is refused by transformers: {error}") from error
 
 
 def build_network(config: Any) -> Any:
@@ -56,13 +69,13 @@ def build_network(config: Any) -> Any:
         raise SettingsError(f"transformers has no image classifier for {config.model_type!r}.{_in_timm(config)}")
     known = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
     classes = known if isinstance(known, tuple) else (known,)
-    named = [kind for kind in classes if kind.__name__ in (config.architectures or ()) and not _unfit(kind)]
+    named = [kind for kind in classes if kind.__name__ in (config.architectures or ()) and answers_labels(kind)]
     chosen = (named or classes)[0]
     if why := _unfit(chosen):
         raise SettingsError(f"{chosen.__name__} ({config.model_type}) {why}: it cannot be merged.{_in_timm(config)}")
     config.architectures = [chosen.__name__]
     try:
-        return AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+        return as_classifier(AutoModelForImageClassification.from_config(config, trust_remote_code=False))
     except (ValueError, ImportError) as error:  # settings that contradict each other, or a library that is not there
         why = " ".join(str(error).split())
         raise SettingsError(f"transformers cannot build {chosen.__name__} ({why}).") from error
@@ -71,10 +84,7 @@ def build_network(config: Any) -> Any:
 def _unfit(kind: type) -> str:
     """Why a class of transformers cannot be trained on plain images; empty where it can."""
     takes = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
-    more = [name for name in MORE_THAN_IMAGES if name in takes]
-    if more:
-        return f"takes {more[0]} besides images"
-    return "" if "labels" in takes else "computes no loss from labels"
+    return next((f"takes {why}" for name, why in MORE_THAN_IMAGES.items() if name in takes), "")
 
 
 def _in_timm(config: Any) -> str:

@@ -29,6 +29,7 @@ FAMILIES = {
     "vgg": lambda: timm.create_model("test_byobnet"),
     "vit": lambda: timm.create_model("vit_tiny_patch16_224", **VIT),
     "swin": lambda: timm.create_model("swin_tiny_patch4_window7_224", **SWIN),
+    "standardised weights": lambda: timm.create_model("resnetv2_50", layers=(1, 1), channels=(32, 64), stem_chs=32),
     "transformers resnet": lambda: ResNetForImageClassification(
         ResNetConfig(embedding_size=8, hidden_sizes=[16, 24], depths=[1, 2])
     ),
@@ -118,6 +119,15 @@ def test_an_export_that_says_whether_sources_were_aligned_jointly_still_loads(so
     model.save_pretrained(tmp_path)
     again = MedMergeModel.from_pretrained(tmp_path, merging=True, sources=sources)
     assert torch.allclose(again(images).logits, model(images).logits, atol=1e-5)
+
+
+def test_statistics_move_with_their_channels():
+    network, _, found, tensors = parts("resnet")
+    copy = unlike(FAMILIES["resnet"]())
+    copy.load_state_dict(permute(tensors, found, shuffled(found)))
+    model = MedMergeModel.from_sources([network, copy], num_labels=2, image_size=64, align="weights")
+    (statistics,) = model.merged_network.statistics
+    assert all(torch.equal(own, tensors[name]) for name, own in statistics.items())
 
 
 def test_settings_that_cannot_be_are_refused(model):

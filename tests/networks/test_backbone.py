@@ -54,15 +54,19 @@ def test_a_tensor_with_two_names_is_one_of_the_backbone():
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("imagegpt", "takes input_ids besides images"),
-        ("siglip2", "takes spatial_shapes besides images"),
-        ("pp_lcnet", "computes no loss from labels.*timm has lcnet"),
+        ("imagegpt", "takes input_ids, not images alone"),
+        ("siglip2", "takes spatial_shapes, images of any shape"),
         ("bert", "no image classifier for 'bert'"),
     ],
 )
 def test_what_cannot_classify_plain_images_is_refused_with_the_reason(kind, why):
     with pytest.raises(SettingsError, match=why):
         build_network(network_config({"model_type": kind}))
+
+
+def test_a_config_that_contradicts_itself_is_refused():
+    with pytest.raises(SettingsError, match=r"(?s)config of this pp_lcnet network is refused.*must have 5 stages"):
+        network_config({"model_type": "pp_lcnet", "block_configs": [[[3, 16, 32, 1, False]]]})
 
 
 def test_position_biases_that_timm_keeps_are_forgotten():
