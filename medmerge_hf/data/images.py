@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
+from .decoded import DecodedImages
 from .dicom import DICOM_SUFFIXES, NoImageError, forget_notes, is_dicom, picture_of
 
 
@@ -59,6 +60,7 @@ class Look(NamedTuple):
         depth: of an image of more than 8 bits.
         dicom: whether it is DICOM.
         ends: lowest and highest value of deep DICOM that has no window.
+        image: as it is delivered, until it is kept elsewhere or forgotten.
     """
 
     digest: str = ""
@@ -69,10 +71,11 @@ class Look(NamedTuple):
     depth: Depth | None = None
     dicom: bool = False
     ends: tuple[float, float] | None = None
+    image: Image.Image | None = None
 
 
 def look_at(
-    images: Any, places: Sequence[str], window: tuple[float, float] | None
+    images: Any, places: Sequence[str], window: tuple[float, float] | None, decoded: DecodedImages
 ) -> tuple[list[Look], dict[str, Any]]:
     """Decode every image: a broken one is named before training and not in the middle of it.
 
@@ -80,6 +83,7 @@ def look_at(
         images: of a listing.
         places: of its rows.
         window: centre and width of DICOM images.
+        decoded: receives the images.
 
     Returns:
         A look at each image, and the rule by which pixel values became 8 bits: `mode` of all images, the values that
@@ -91,25 +95,28 @@ def look_at(
         DataError: no one rule can scale all deep images.
     """
     forget_notes()
-    looks = _each(images, range(len(images)), lambda cell: _look(cell, window))
+    looks = _each(images, range(len(images)), lambda cell: _look(cell, window), decoded)
     deep = [index for index, look in enumerate(looks) if look.depth]
     black, white = _range_of(deep, looks, places)
     scaled = [index for index in deep if looks[index].digest == ""]
-    for index, look in zip(scaled, _each(images, scaled, lambda cell: _scaled(cell, black, white)), strict=True):
+    again = _each(images, scaled, lambda cell: _scaled(cell, black, white), decoded)
+    for index, look in zip(scaled, again, strict=True):
         looks[index] = look._replace(depth=looks[index].depth)
-    ends = _range_of_unwindowed(images, looks)
+    ends = _range_of_unwindowed(images, looks, decoded)
     modes = {look.mode for look in looks if not look.problem}
     rule: dict[str, Any] = {"mode": "L" if modes == {"L"} else "RGB", "black": black, "white": white}
     if deep:
         rule["deep_images"] = len(deep)
-    if any(look.dicom for look in looks):
-        rule |= {
-            "dicom_images": sum(look.dicom for look in looks),
-            "dicom_window": "of each file" if window is None else list(window),
-        }
+    return looks, rule | _dicom_rule(looks, window, ends)
+
+
+def _dicom_rule(looks: Sequence[Look], window: tuple[float, float] | None, ends: Any) -> dict[str, Any]:
+    number = sum(look.dicom for look in looks)
+    told = "of each file" if window is None else list(window)
+    rule: dict[str, Any] = {"dicom_images": number, "dicom_window": told} if number else {}
     if ends:
         rule |= {"dicom_unwindowed": sum(look.ends is not None for look in looks), "dicom_ends": list(ends)}
-    return looks, rule
+    return rule
 
 
 def delivered(images: Any, looks: Sequence[Look], mode: str) -> Any:
@@ -131,12 +138,15 @@ def png_bytes(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def _each(images: Any, rows: Sequence[int], look: Any) -> list[Any]:
+def _each(images: Any, rows: Sequence[int], look: Any, decoded: DecodedImages) -> list[Look]:
     """Look at some rows, a chunk in memory at a time."""
-    found: list[Any] = []
+    found: list[Look] = []
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(rows), CHUNK):
-            found += pool.map(look, images[list(rows[start : start + CHUNK])]["image"])
+            chunk = list(rows[start : start + CHUNK])
+            for row, one in zip(chunk, pool.map(look, images[chunk]["image"]), strict=True):
+                decoded.add(row, one.image)
+                found.append(one._replace(image=None))
     return found
 
 
@@ -157,14 +167,15 @@ def _read(cell: dict[str, Any], window: tuple[float, float] | None, ends: Any = 
         image, _, own = picture_of(path, window, ends)
         if own and not ends:
             return Look(mode=image.mode, dicom=True, ends=own)
-        return Look(_digest(image), image.mode, png=png_bytes(image), dicom=True, ends=own)
+        return Look(_digest(image), image.mode, png=png_bytes(image), dicom=True, ends=own, image=image)
     pixels, depth = _pixels(cell)
     if depth and depth.kind != "colour":
         return Look(mode="L" if pixels.ndim == 2 else "RGB", depth=depth)
     if isinstance(pixels, np.ndarray):
         image = Image.fromarray(pixels).convert("L" if pixels.ndim == 2 else "RGB")
-        return Look(_digest(image), image.mode, png=png_bytes(image))
-    return Look(_digest(pixels), "L" if pixels.mode in GREY else "RGB", depth=depth)
+        return Look(_digest(image), image.mode, png=png_bytes(image), image=image)
+    mode = "L" if pixels.mode in GREY else "RGB"
+    return Look(_digest(pixels), mode, depth=depth, image=pixels.convert(mode))
 
 
 def _pixels(cell: dict[str, Any]) -> tuple[Any, Depth | None]:
@@ -245,14 +256,14 @@ def _range_of(deep: Sequence[int], looks: Sequence[Look], places: Sequence[str])
     return low, high if high > low else low + 1
 
 
-def _range_of_unwindowed(images: Any, looks: list[Look]) -> tuple[float, float] | None:
+def _range_of_unwindowed(images: Any, looks: list[Look], decoded: DecodedImages) -> tuple[float, float] | None:
     """Lowest and highest value of all deep DICOM without a window, the looks at which are finished with them."""
     rows = [index for index, look in enumerate(looks) if look.ends]
     found = [look.ends for look in looks if look.ends]
     if not found:
         return None
     ends = min(low for low, _ in found), max(high for _, high in found)
-    for index, look in zip(rows, _each(images, rows, lambda cell: _look(cell, None, ends)), strict=True):
+    for index, look in zip(rows, _each(images, rows, lambda cell: _look(cell, None, ends), decoded), strict=True):
         looks[index] = look
     return ends
 
@@ -269,7 +280,7 @@ def _range_of_colour(high: float, place: str) -> tuple[float, float]:
 def _scaled(cell: dict[str, Any], black: float, white: float) -> Look:
     values = np.asarray(_pixels(cell)[0], dtype=np.float64)
     image = Image.fromarray(np.round((values - black) / (white - black) * 255).astype(np.uint8))
-    return Look(_digest(image), image.mode, png=png_bytes(image))
+    return Look(_digest(image), image.mode, png=png_bytes(image), image=image)
 
 
 def _digest(image: Image.Image) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..errors import DataError
 from . import gate
+from .decoded import DecodedImages, row_of
 from .dicom import checked_window
 from .images import delivered, look_at
 from .labels import read_labels
@@ -59,6 +60,9 @@ class Target(datasets.DatasetDict):
 class ImageDataset(torch.utils.data.Dataset):
     """A split as a `Trainer` takes it: `pixel_values` and `labels`.
 
+    The images of a split of [`load_target`] come from memory, where they were decoded to be checked, unless they are
+    too many for it.
+
     Args:
         rows: a split of [`load_target`].
         transform: image -> `[C, H, W]` tensor, called at every access.
@@ -71,8 +75,8 @@ class ImageDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
-        return {"pixel_values": self.transform(row["image"]), "labels": row["label"]}
+        image, label = row_of(self.rows, index)
+        return {"pixel_values": self.transform(image), "labels": label}
 
 
 def load_target(
@@ -140,7 +144,8 @@ def load_target(
     plan = assign(listing.splits, listing.places, request.data)
     labels = read_labels(listing, multi_label, request.data)
     groups = gate.read_groups(listing, group_column, request.data)
-    looks, target.pixel_rule = look_at(listing.images, listing.places, window)
+    decoded = DecodedImages()
+    looks, target.pixel_rule = look_at(listing.images, listing.places, window, decoded)
     rows = gate.Rows(request.data, listing.places, labels, looks, groups)
     kept = gate.leave_unreadable(rows, plan, skip_unreadable)
     if drop_duplicates:
@@ -153,7 +158,9 @@ def load_target(
     target.left_out = gate.report(rows, listing.left_out)
     target.multi_label, target._names = multi_label, labels.names
     whole = _hand_out(rows, listing, target)
-    target.update({split: whole.select(members) for split, members in plan.items()})
+    for split, members in plan.items():
+        target[split] = whole.select(members)
+        decoded.hand_out(target[split], members, target.pixel_rule["mode"])
     return target
 
 
