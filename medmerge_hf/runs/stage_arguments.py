@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import os
 import tempfile
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,9 @@ from .checks import Problems, Rule, check_values, show
 from .options import SEED, Range
 
 
+# Worker processes keep a GPU busy; on a CPU they would take the cores that the network computes on.
+WORKERS = min(8, (os.cpu_count() or 1) // torch.cuda.device_count()) if torch.cuda.is_available() else 0
+
 # Of both stages, unless the YAML or the command line says otherwise.
 DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
@@ -34,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "logging_steps": 10,
     "remove_unused_columns": False,
     "dataloader_pin_memory": torch.cuda.is_available(),
+    "dataloader_num_workers": WORKERS,
 }
 
 COUNT, RATE, SHARE = Range(1, 10**6), Range(0, 100), Range(0, 1, open_high=True)
@@ -108,7 +113,9 @@ def make_arguments(
     if len(problems) > before:
         return None
     try:
-        args = MedMergeTrainingArguments(**{**DEFAULTS, **shared, **values})
+        whole = {**DEFAULTS, **shared, **values}
+        whole.setdefault("dataloader_persistent_workers", whole["dataloader_num_workers"] > 0)
+        args = MedMergeTrainingArguments(**whole)
         problems += [f"{stage}.{text}" for text in _contradictions(stage, args)]
         if len(problems) == before:
             _try_trainer(args)

@@ -137,6 +137,8 @@ class MedMergeTrainer(Trainer):
             logs = {**logs, **block_statistics(*model.kernel_layout())}
         super().log(logs, *args, **kwargs)
 
+    _evaluated: Any = None
+
     @contextmanager
     def _every_image(self) -> Iterator[None]:
         """`dataloader_drop_last` is meant for training; Trainer would leave images out of an evaluation too."""
@@ -146,10 +148,14 @@ class MedMergeTrainer(Trainer):
         finally:
             self.args.dataloader_drop_last = drop_last
 
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """As `Trainer`, never without the last batch."""
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As `Trainer`, never without the last batch, and with persistent workers too of the images asked for."""
+        images = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(images, str) and images is not self._evaluated:
+            self._evaluated = images
+            getattr(self, "_eval_dataloaders", {}).pop("eval", None)  # Trainer would go on with those of before
         with self._every_image():
-            return super().get_eval_dataloader(*args, **kwargs)
+            return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         """As `Trainer`, never without the last batch."""

@@ -42,6 +42,13 @@ def test_merge_stage_moves_kernel_weights_and_head_and_nothing_else(model, tmp_p
     assert moved == {"merge.source_bias", "network.timm_model.fc.weight", "network.timm_model.fc.bias"}
 
 
+def test_persistent_workers_look_at_the_images_that_are_asked_for(model, tmp_path):
+    trainer = trainer_for(model, tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
+    asked = [None, rows(3), rows(7), None]
+    assert [len(trainer.get_eval_dataloader(images).dataset) for images in asked] == [5, 3, 7, 5]
+    assert trainer.get_eval_dataloader() is trainer.get_eval_dataloader()
+
+
 @pytest.mark.parametrize("kind", [MedMergeTrainer, Trainer])
 def test_kernel_weights_never_decay(model, tmp_path, kind):
     optimizer = trainer_for(model, tmp_path, kind).create_optimizer()
