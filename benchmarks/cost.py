@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,7 @@ from ways import CLASSES, OURS, PLAIN, WAYS, Step, networks
 from medmerge_hf.evaluation.tables import markdown_table
 from medmerge_hf.export.verification import verify_export
 from medmerge_hf.modeling_medmerge import MedMergeModel
-
-
-KEEP = {"MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_MMAP_THRESHOLD_": "100000000000"}
+from medmerge_hf.training.kept_memory import kept_memory
 
 
 def step_times(
@@ -59,31 +58,29 @@ def headline_times(architecture: str, batch: int, rounds: int, kept: bool) -> di
         architecture: timm name.
         batch: images a step.
         rounds: steps of each way.
-        kept: whether glibc keeps freed memory. By default it gives large blocks back to the kernel, which hands them
-            out again page by page.
+        kept: whether freed memory is kept, as `MedMergeTrainer` does on a CPU.
     """
-    command = [sys.executable, __file__, "--headline", architecture, str(batch), str(rounds)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**os.environ, **(KEEP if kept else {})}
-    )
+    command = [sys.executable, __file__, "--headline", architecture, str(batch), str(rounds), str(kept)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def peak_memory(way: str, architecture: str, count: int, batch: int) -> float:
+def peak_memory(way: str, architecture: str, count: int, batch: int, kept: bool) -> float:
     """MB that two steps need beyond what the process had before, measured in a process of its own."""
-    command = [sys.executable, __file__, "--memory", way, architecture, str(count), str(batch)]
+    command = [sys.executable, __file__, "--memory", way, architecture, str(count), str(batch), str(kept)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def print_memory(way: str, architecture: str, count: str, batch: str) -> None:
+def print_memory(way: str, architecture: str, count: str, batch: str, kept: str) -> None:
     """The child's part of [`peak_memory`]."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of the imports
-    step = Step(way, architecture, int(count), int(batch), device)
-    gc.collect()
-    step(), step()
+    with kept_memory() if kept == "True" else nullcontext():
+        step = Step(way, architecture, int(count), int(batch), device)
+        gc.collect()
+        step(), step()
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else resident("VmHWM") - before
     print(peak)
 
@@ -109,8 +106,7 @@ def files_rows(count: int, rounds: int) -> list[list[str]]:
             return made
 
         def read_and_write() -> None:
-            tensors = [load_file(file) for file in files]
-            sum(float(tensor.flatten()[0]) for part in tensors for tensor in part.values())  # pages are read lazily
+            tensors = [{name: t.clone() for name, t in load_file(file).items()} for file in files]  # mapped so far
             save_file(tensors[0], folder / "copy.safetensors")
 
         def load() -> MedMergeModel:
@@ -153,18 +149,29 @@ def import_time(rounds: int) -> str:
     return quartiles([start("import medmerge_hf") - start("pass") for _ in range(rounds)], " s")
 
 
-def step_rows(architecture: str, batch: int, times: dict[str, Any], title: str = "") -> list[list[str]]:
-    """A row a way and number of sources."""
+def step_rows(architecture: str, batch: int, times: dict[str, Any], kept: bool | None = None) -> list[list[str]]:
+    """A row a way and number of sources; `kept` is said of the headline alone."""
     plain = times[f"{PLAIN} 1"]
     rows = []
     for name, values in times.items():
         way, count = name.rsplit(" ", 1)
         ratios = [value / base for value, base in zip(values, plain, strict=True)]
-        memory = peak_memory(way, architecture, int(count), batch)
-        rows.append(
-            [title or architecture, way, count, str(batch), quartiles(values), quartiles(ratios), f"{memory:.0f}"]
-        )
+        memory = peak_memory(way, architecture, int(count), batch, bool(kept))
+        title = architecture + (", memory kept" if kept else "")
+        rows.append([title, way, count, str(batch), quartiles(values), quartiles(ratios), f"{memory:.0f}"])
     return rows
+
+
+def slope(rows: Sequence[Sequence[str]], times: dict[str, Any], architecture: str, counts: Sequence[int]) -> str:
+    """What one source more costs, by a straight line through the numbers of sources."""
+    plain = times[f"{PLAIN} 1"]
+    middle = [
+        statistics.median(a / b for a, b in zip(times[f"{OURS} {count}"], plain, strict=True)) for count in counts
+    ]
+    memory = [float(row[6]) for row in rows if row[0] == architecture and row[1] == OURS and int(row[2]) in counts]
+    weights = sum(p.numel() * p.element_size() for p in networks(architecture, 1)[0].parameters()) / 2**20
+    share, size = (statistics.linear_regression(counts, values[-len(counts) :]).slope for values in (middle, memory))
+    return f"{architecture}: {share:.3f} of a plain step and {size / weights:.2f} x the size of the weights"
 
 
 def plot(times: dict[str, dict[str, Any]], file: Path) -> None:
@@ -199,31 +206,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=128 if torch.cuda.is_available() else 8)
     parser.add_argument("--headline-batch", type=int, default=128 if torch.cuda.is_available() else 32)
-    parser.add_argument("--sources", type=int, nargs="+", default=[2, 3, 5])
+    parser.add_argument("--sources", type=int, nargs="+", default=[2, 3, 5, 8])
     parser.add_argument("--architectures", nargs="+", default=["resnet50", "densenet121", "vit_small_patch16_224"])
-    parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--headline", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--headline", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     hf_logging.set_verbosity_error()
     if options.memory:
         print_memory(*options.memory)
         return
     if options.headline:
-        architecture, batch, rounds = options.headline
-        print(json.dumps(step_times(architecture, [2], int(batch), int(rounds), [OURS])))
+        architecture, batch, rounds, kept = options.headline
+        with kept_memory() if kept == "True" else nullcontext():
+            print(json.dumps(step_times(architecture, [2], int(batch), int(rounds), [OURS])))
         return
     times, rows = {}, []
     for kept in (False, True):
         found = headline_times(options.architectures[0], options.headline_batch, options.rounds, kept)
-        name = options.architectures[0] + (", memory kept" if kept else "")
-        rows += step_rows(options.architectures[0], options.headline_batch, found, name)
+        rows += step_rows(options.architectures[0], options.headline_batch, found, kept)
         times[f"headline{kept}"] = found
     for architecture in options.architectures:
         times[architecture] = step_times(architecture, options.sources, options.batch, options.rounds, WAYS)
         gc.collect()
         rows += step_rows(architecture, options.batch, times[architecture])
     header = ["network", "way", "sources", "batch", "seconds a step", "/ plain fine-tuning", "peak memory, MB"]
-    other = [row for count in options.sources for row in files_rows(count, options.rounds)]
+    slopes = "\n".join(f"- {slope(rows, times[name], name, options.sources)}" for name in options.architectures)
+    other = [row for count in options.sources[:3] for row in files_rows(count, options.rounds)]
     other += [bootstrap_row(options.rounds), ["import medmerge_hf", import_time(options.rounds)]]
     options.output.mkdir(parents=True, exist_ok=True)
     plot({name: times[name] for name in options.architectures}, options.output / "step_time.png")
@@ -234,10 +242,14 @@ def main() -> None:
 
 Printed by `python benchmarks/cost.py` ({options.rounds} rounds, median and quartiles, 224 px, {kind}, AdamW).
 Steps are interleaved in one process; ratios are to plain fine-tuning of all weights in the same round. Peak memory is
-what two steps add to a process of their own that has already imported everything. "Memory kept":
-`{" ".join(f"{key}={value}" for key, value in KEEP.items())}`, worth setting for any training on a CPU.
+what two steps add to a process of their own that has already imported everything. "Memory kept": what a step frees
+stays with the process, as `MedMergeTrainer` sees to on a CPU; without, glibc hands it back and maps it anew.
 
 {markdown_table(header, rows)}
+
+One source more costs (a straight line through {", ".join(map(str, options.sources))} sources):
+
+{slopes}
 
 ![step time](step_time.png)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from .checkpoints import (
     last_checkpoint,
     stopped_early,
 )
+from .kept_memory import kept_memory
 from .last_batch import drops_last_batch
 from .losses import IGNORED, TaskLoss
 from .training_args import KERNEL_LEARNING_RATE
@@ -189,7 +190,8 @@ class MedMergeTrainer(Trainer):
             if (step := stopped_early(resume_from_checkpoint)) is not None:
                 self.args.max_steps = step
         try:
-            output = super().train(resume_from_checkpoint or None, *args, **kwargs)
+            with kept_memory() if self.args.device.type == "cpu" else nullcontext():
+                output = super().train(resume_from_checkpoint or None, *args, **kwargs)
         finally:
             self.args.max_steps, self.args.dataloader_drop_last = max_steps, drop_last
         model = self._plain_wrapper()
