@@ -329,7 +329,7 @@ class MedMergeModel(PreTrainedModel):
             save_checkpoint(Path(save_directory), tensors, self.config, self.image_processor, state)
             return
         push = {key: kwargs.pop(key) for key in PUSH_OPTIONS if key in kwargs}
-        plain = plain_copy(self.network, self.merge, state_dict)
+        plain = plain_copy(self.network, self.merge, state_dict, share=True)
         layout = self.kernel_layout()[0] if small else None
         destination = Path(save_directory)
         save_export(destination, plain, self.image_processor, self.config, small, layout, dtype, **kwargs)

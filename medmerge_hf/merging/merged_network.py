@@ -145,7 +145,9 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 @torch.no_grad()
-def plain_copy(network: Any, weights: KernelWeights | None, state_dict: Mapping[str, Tensor]) -> Any:
+def plain_copy(
+    network: Any, weights: KernelWeights | None, state_dict: Mapping[str, Tensor], share: bool = False
+) -> Any:
     """A copy of a network on the CPU that holds the merge of a model's state dict.
 
     The live parameters are not read: a trainer may have gathered the state dict from several processes.
@@ -154,9 +156,13 @@ def plain_copy(network: Any, weights: KernelWeights | None, state_dict: Mapping[
         network: the plain network of a model.
         weights: its kernel weights, while it is merging.
         state_dict: of the model, in either state: `network.*` and `merge.*`.
+        share: take the tensors of the state dict where they lie on the CPU, for a copy that nobody trains.
 
     Returns:
         A plain classifier, all parameters learning.
+
+    Raises:
+        StateError: the state dict is of another network.
     """
     tensors = {name.removeprefix("network."): t for name, t in state_dict.items() if name.startswith("network.")}
     if weights is not None:
@@ -165,10 +171,21 @@ def plain_copy(network: Any, weights: KernelWeights | None, state_dict: Mapping[
             stack = [state_dict[f"merge.differences.{source}.{index}"].cpu() for source in range(len(weight))]
             tensors[prefix + name] = blend(tensors[prefix + name].cpu(), weight, stack)
     tensors |= {again: tensors[first] for again, first in second_names(network).items()}
+    if stray := sorted(tensors.keys() ^ network.state_dict().keys()):
+        raise StateError(f"The state dict is of another network: {stray[0]} is in one of the two alone.")
     clear_caches(network)
-    plain = copy.deepcopy(network).cpu().requires_grad_(True)
-    plain.load_state_dict(tensors)
-    return plain
+    return copy.deepcopy(network, _new_tensors(network, tensors, share)).requires_grad_(True)
+
+
+def _new_tensors(network: Any, tensors: Mapping[str, Tensor], share: bool) -> dict[int, Any]:
+    """What `copy.deepcopy` takes for each parameter and buffer; one with two names stays one."""
+
+    def own(name: str, old: Tensor) -> Tensor:
+        new = tensors.get(name, old).detach().to("cpu", old.dtype)  # buffers may be none of the state
+        return new if share else new.clone()
+
+    found: dict[int, Any] = {id(p): nn.Parameter(own(name, p), False) for name, p in network.named_parameters()}
+    return found | {id(buffer): own(name, buffer) for name, buffer in network.named_buffers()}
 
 
 def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
