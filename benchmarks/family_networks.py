@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
+from medmerge_hf.networks.backbone import second_names
+
 
 _VIT = {
     **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
@@ -151,7 +153,8 @@ class Family:
         """Write a network."""
         if self.library == "timm":
             noted = {"model_args": dict(self.arguments)} if self.arguments else {}
-            timm.models.save_for_hf(network, folder, model_config=noted, safe_serialization=True)
+            shared = bool(second_names(network))  # timm itself writes such networks as pickles alone
+            timm.models.save_for_hf(network, folder, model_config=noted, safe_serialization=not shared)
         else:
             network.save_pretrained(folder)
 

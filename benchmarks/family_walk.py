@@ -67,13 +67,12 @@ def walk(family: Family, folder: Path) -> dict[str, Any]:
     with _cell(row, "sources"):
         merge = _Merge(family, folder)
     with _cell(row, "inspect"):
-        _inspects(family, folder, None if row["sources"] == OK else row["sources"])
+        _inspects(folder, merge if row["sources"] == OK else None, row["sources"])
     if row["sources"] == OK:
         steps: dict[str, Callable[[], Any]] = {"w = 0": merge.is_the_anchor, "gradient": merge.learns}
         steps |= {"checkpoint": merge.checkpoint, "export": merge.export, "merging": merge.attached_again}
         steps |= {"timm": merge.timm_loads} if family.library == "timm" else {}
-        steps |= {"collapse": merge.collapses, "align": merge.finds_back}
-        steps["in memory"] = merge.in_memory
+        steps |= {"align": merge.finds_back, "collapse": merge.collapses, "in memory": merge.in_memory}
         steps |= {"arguments": merge.other_arguments} if family.library == "timm" and not family.arguments else {}
         for column, step in steps.items():
             with _cell(row, column):
@@ -93,15 +92,15 @@ def _cell(row: dict[str, Any], column: str) -> Iterator[None]:
         row[column] = f"{FAULT}: {type(error).__name__}: {str(error)[:300]}"
 
 
-def _inspects(family: Family, folder: Path, refused: str | None) -> None:
+def _inspects(folder: Path, merge: "_Merge | None", result: str) -> None:
     found = inspect_sources(_sources(folder))
     problems = [report.problem for report in found.sources if report.problem]
-    if refused is not None:
+    if merge is None:
         assert not found.ok, "inspect says that it merges, from_sources refuses"
-        assert any(problem in refused for problem in problems), f"inspect gives another reason: {problems}"
+        assert any(problem in result for problem in problems), f"inspect gives another reason: {problems}"
         return
     assert found.ok, f"from_sources merges, inspect says {problems}"
-    names = MedMergeModel.from_sources(_sources(folder), num_labels=family.labels).merged_network.weights.names
+    names = merge.model.merged_network.weights.names
     assert {report.matched for report in found.sources} == {len(names)}, "inspect matched other tensors"
 
 
@@ -181,25 +180,21 @@ class _Merge:
         assert apart < TOLERANCE, f"logits differ by {apart:.1g} of their size"
 
     def finds_back(self) -> None:
-        model = self.model_again()
-        below, anchor = backbone_prefix(model.network), model.merged_network.source_tensors()[0]
+        network, (anchor, other) = self.model.network, self.model.merged_network.source_tensors()
+        below = backbone_prefix(network)
         started = time.perf_counter()
-        found = trace(model.network, self.images)
+        found = trace(network, self.images)
         self.seconds = time.perf_counter() - started
         generator = torch.Generator().manual_seed(1)
         order = {g: torch.randperm(found.groups.sizes[g], generator=generator) for g in found.free()}
         copy = _below(below, permute({below + name: t for name, t in anchor.items()}, found, order))
-        (flat,) = align(model.network, found, [anchor, copy], "weights", [self.images])
-        back = apply_permutation(found, below, copy, flat)
+        flat = align(network, found, [anchor, copy, other], "weights", [self.images])
+        back = apply_permutation(found, below, copy, flat[0])
         apart = {
             name: float((back[name] - t).abs().max() / t.abs().max().clamp_min(1e-30)) for name, t in anchor.items()
         }
         lost = {name: value for name, value in apart.items() if not value < RECOVERED}
         assert not lost, f"{len(lost)} of {len(apart)} tensors are not found back: {list(lost.items())[:2]}"
-        model.align("weights")
-
-    def model_again(self) -> MedMergeModel:
-        return self._of(_sources(self.folder))
 
     def _of(self, sources: list[Any]) -> MedMergeModel:
         return MedMergeModel.from_sources(sources, num_labels=self.family.labels)
@@ -209,15 +204,12 @@ class _Merge:
         with torch.no_grad():
             for network in networks:
                 network(self.images)
-        weights = self.model.kernel_layout()[1]
         model = self._of(networks)
+        heads = tuple(f"{backbone_prefix(model.network)}{name}." for name in head_modules(model.network))
+        head = {name: t for name, t in self.model.network.state_dict().items() if name.startswith(heads)}
         with torch.no_grad():
-            model.merged_network.weights.source_bias.copy_(weights)
-        again = self.model_again()
-        with torch.no_grad():
-            again.merged_network.weights.source_bias.copy_(weights)
-            model.network.load_state_dict(again.network.state_dict())
-            self.wanted = _logits(again, self.images)
+            model.merged_network.weights.source_bias.copy_(self.model.kernel_layout()[1])
+        model.network.load_state_dict(head, strict=False)
         self._same(model)
 
     def other_arguments(self) -> None:

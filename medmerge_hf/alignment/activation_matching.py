@@ -97,6 +97,7 @@ def _run(found: Trace, tensors: Mapping[str, Tensor], images: Tensor, names: set
             continue
         if node.name in own:
             name = own[node.name].removeprefix("network.")
+            name = found.twice.get(name, name)
             inputs.append(tensors[name] if name in tensors else _stored(program, own[node.name]))
         elif node.name in signature.inputs_to_lifted_tensor_constants:
             inputs.append(program.constants[signature.inputs_to_lifted_tensor_constants[node.name]])

@@ -7,6 +7,7 @@ can be permuted then, but none wrongly.
 
 import dataclasses
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from ..errors import AlignmentError
+from ..networks.backbone import second_names
 from .aten_rules import RULES, Axes
 from .channel_groups import ChannelGroups
 
@@ -27,12 +29,14 @@ class Trace:
         axes: name of a parameter or buffer -> its axes.
         nodes: name of an intermediate result -> its axes, those with free channels alone.
         program: what was traced, to run again with other weights.
+        twice: further name -> first name of tensors that stand in several places; axes has the first.
     """
 
     groups: ChannelGroups
     axes: dict[str, Axes]
     nodes: dict[str, Axes]
     program: Any
+    twice: Mapping[str, str]
 
     def free(self) -> list[int]:
         """Groups that may be permuted, in the order of the parameters that they stand in."""
@@ -82,12 +86,12 @@ def trace(network: nn.Module, images: Tensor) -> Trace:
         ) from error
     finally:
         network.train(was_training)
-    return _Tracer(program).run()
+    return _Tracer(program, second_names(network)).run()
 
 
 class _Tracer:
-    def __init__(self, program: Any) -> None:
-        self.program = program
+    def __init__(self, program: Any, twice: Mapping[str, str]) -> None:
+        self.program, self.twice = program, twice
         self.groups = ChannelGroups()
         self.axes: dict[Node, Any] = {}
 
@@ -102,7 +106,7 @@ class _Tracer:
             if node.op == "placeholder":
                 self.axes[node] = self._placeholder(node, node.name in names)
                 if node.name in names:
-                    tensors[names[node.name].removeprefix("network.")] = self.axes[node]
+                    self._name(tensors, names[node.name].removeprefix("network."), self.axes[node])
             elif node.op == "call_function":
                 self.axes[node] = self._call(node)
             elif node.op == "output":
@@ -110,6 +114,11 @@ class _Tracer:
                     for axis in self.axes.get(given) or []:
                         self.groups.fix(axis)
         return self._finish(tensors)
+
+    def _name(self, tensors: dict[str, Axes], name: str, axes: Axes) -> None:
+        first = self.twice.get(name, name)
+        for axis, other in zip(axes, tensors.setdefault(first, axes), strict=True):
+            self.groups.unify(axis, other)
 
     def _finish(self, tensors: dict[str, Axes]) -> Trace:
         def resolved(axes: Any) -> Axes:
@@ -121,7 +130,9 @@ class _Tracer:
 
         nodes = {n.name: resolved(axes) for n, axes in self.axes.items() if n.op == "call_function" and _plain(axes)}
         nodes = {name: axes for name, axes in nodes.items() if any(axes)}
-        return Trace(self.groups, {name: resolved(axes) for name, axes in tensors.items()}, nodes, self.program)
+        return Trace(
+            self.groups, {name: resolved(axes) for name, axes in tensors.items()}, nodes, self.program, self.twice
+        )
 
     def _placeholder(self, node: Node, owned: bool) -> Axes:
         value = node.meta["val"]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AlignmentError
-from ..networks.backbone import backbone_prefix
+from ..networks.backbone import backbone_prefix, second_names
+from ..networks.caches import clear_caches
 from .activation_matching import match_activations
 from .channel_groups import Permutations, reorder
 from .channel_trace import Trace
@@ -137,6 +138,7 @@ def check_permutation(
     Raises:
         AlignmentError: it is not below 1e-9.
     """
+    clear_caches(network)
     made = copy.deepcopy(network).double().eval()
     state = _with_head(made, tensors)
     before, after = (_logits(made, given, images) for given in (state, permute(state, found, permutations)))
@@ -152,9 +154,11 @@ def check_permutation(
 def _with_head(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A whole state dict in float64: a source, and numbers in the head that tell every feature apart."""
     generator = torch.Generator().manual_seed(0)
-    learned = {name for name, _ in network.named_parameters()}
+    learned, twice = {name for name, _ in network.named_parameters()}, second_names(network)
     state = {}
     for name, own in network.state_dict().items():
+        if name in twice:
+            continue
         if name in tensors:
             state[name] = tensors[name].to(own.dtype)
         else:
@@ -164,6 +168,7 @@ def _with_head(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, T
 
 
 def _logits(network: nn.Module, state: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    network.load_state_dict(state)
+    network.load_state_dict(state, strict=False)  # a tensor of two names is there under its first
+    clear_caches(network)
     output = network(images.double())
     return getattr(output, "logits", output)

@@ -166,7 +166,10 @@ def _difference(module: Any, network: Any) -> str:
     floating = [name for name, tensor in theirs.items() if tensor.is_floating_point() and not name.startswith(tops)]
     more = [name for name in floating if name not in backbone_module(network).state_dict()]
     if shapes or more:
-        return f"was built with other arguments than {_called(network)}: {several([*shapes, *more])} differ."
+        found = "; ".join(
+            [f"{several([*shapes, *more])} differ", *differing_arguments(original, backbone_module(network))]
+        )
+        return f"was built with other arguments than {_called(network)}: {found}."
     below = backbone_prefix(network).removesuffix(".")
     tensors = _lively({name: theirs[name] for name in floating})
     original.load_state_dict(tensors, strict=False)
@@ -174,7 +177,8 @@ def _difference(module: Any, network: Any) -> str:
     try:
         apart = _apart(original, rebuilt, head, noise(*input_shape(network)))
     except Exception as error:  # whatever a changed module raises on an image
-        return f"does not run on an image of {input_shape(network)} ({type(error).__name__}: {error})."
+        found = "; ".join([f"{type(error).__name__}: {error}", *differing_arguments(original, rebuilt)])
+        return f"cannot be run beside {_called(network)} on an image of {input_shape(network)} ({found})."
     if apart < TOLERANCE:
         return ""
     found = "; ".join(differing_arguments(original, rebuilt)) or "its forward pass was changed"

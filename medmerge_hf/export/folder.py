@@ -12,7 +12,7 @@ from ..errors import SettingsError
 from ..merging.kernel_table import block_statistics, kernel_table
 from ..merging.kernel_weights import KERNEL_WEIGHTS, KernelWeights
 from ..merging.merged_network import matching
-from ..networks.backbone import backbone_parameters
+from ..networks.backbone import backbone_module, backbone_parameters, is_timm, second_names
 from ..networks.build import class_names
 from ..networks.preprocessing import preprocessing_of
 from ..networks.saved_network import no_progress_bars
@@ -115,6 +115,8 @@ def export_network(network: Any, processor: Any, folder: Path, **kwargs: Any) ->
     with no_progress_bars():
         # timm's own names: transformers only restores them for a network that from_pretrained made.
         tensors = {name.removeprefix(TIMM_PREFIX): tensor for name, tensor in network.state_dict().items()}
+        if is_timm(network):  # which wants a tensor of two names under both; safetensors keeps no two names of one
+            tensors |= {again: tensors[again].clone() for again in second_names(backbone_module(network))}
         network.save_pretrained(folder, state_dict=tensors, **kwargs)
         save_processor(processor, folder)
         verify_export(network, folder, processor)

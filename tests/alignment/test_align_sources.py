@@ -240,13 +240,34 @@ class Masked(nn.Module):
         return self.head(seen.transpose(1, 2).reshape(count, length, width).mean(1))
 
 
-@pytest.mark.parametrize("kind", [Twice, Windows, Masked])
+class Shared(nn.Module):
+    """A layer that stands in two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.one, self.head = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1), nn.Linear(6, 2)
+        self.again = self.one
+
+    def forward(self, images):
+        hidden = self.stem(images)
+        return self.head((hidden + self.again(torch.relu(self.one(hidden)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Twice, Windows, Masked, Shared])
 def test_what_the_rules_leave_free_may_be_permuted(kind):
     torch.manual_seed(0)
     network, images = kind().eval(), torch.randn(2, 3, 8, 8)
     found = trace(network, images)
     for seed in range(3):
         assert check_permutation(network, network.state_dict(), found, shuffled(found, seed), images) < 1e-12
+
+
+def test_a_channel_that_is_a_block_of_weights_is_found_when_they_are_shaped_again():
+    groups = ChannelGroups()
+    filters = groups.merge([groups.new(4), groups.new(3), groups.new(3)], [4, 3, 3])
+    assert filters == [(0, 9)]
+    assert groups.fixed == {1, 2}
+    assert groups.split(filters, [4, 3, 3]) == [[(0, 1)], None, None]
 
 
 def test_an_unknown_operation_fixes_its_channels_and_no_others():

@@ -28,7 +28,7 @@ def merge(*sources, **settings):
         ({"act_layer": "gelu"}, "act_layer"),
         ({"output_stride": 16}, "output_stride"),
         ({"global_pool": "max"}, "global_pool"),
-        ({"norm_layer": "groupnorm1"}, "bn1"),
+        ({"norm_layer": "groupnorm1"}, "bn1.*norm_layer"),
         ({"layers": (1, 1, 2, 1)}, r"layer3\.1"),
     ],
 )
