@@ -1,7 +1,7 @@
 """Configuration of a [`MedMergeModel`]."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -17,6 +17,42 @@ MERGE_CONFIG = "medmerge/config.json"
 SourceDtype = Literal["float32", "bfloat16"]
 
 SOURCE_DTYPES: tuple[str, ...] = get_args(SourceDtype)
+
+# What is kept as JSON has it, so that a config that was read back is equal to the one that was written.
+NESTED = ("sources", "network", "align", "record")
+
+
+def as_json_has_it(value: Any) -> Any:
+    """The same with lists for tuples and text for the keys of mappings, at every depth.
+
+    Args:
+        value: of dicts, lists, tuples, and what stands in them.
+
+    Example:
+        >>> as_json_has_it({0: (0.5, 0.5)})
+        {'0': [0.5, 0.5]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): as_json_has_it(item) for key, item in value.items()}
+    return [as_json_has_it(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def described(sources: Sequence[Any]) -> list[dict[str, Any]]:
+    """Sources as a merge describes them, in the words of this version.
+
+    Args:
+        sources: of a config.
+
+    Raises:
+        SettingsError: one is no dict.
+    """
+    if not all(isinstance(source, Mapping) for source in sources):
+        raise SettingsError(
+            "The sources of a config are dicts, as a merge writes them. Networks, and places where sources are now, "
+            "go to MedMergeModel.from_pretrained(..., sources=[...]) or MedMergeModel.from_sources."
+        )
+    # Exports of 0.1.0 call a source's variant its dialect.
+    return [{"variant" if key == "dialect" else key: value for key, value in source.items()} for source in sources]
 
 
 class MedMergeConfig(PreTrainedConfig):
@@ -71,8 +107,7 @@ class MedMergeConfig(PreTrainedConfig):
             raise SettingsError(f"init={init} is the starting weight of every other source: between 0 (anchor) and 1.")
         if source_dtype not in SOURCE_DTYPES:
             raise SettingsError(f"source_dtype={source_dtype!r} is not one of {', '.join(SOURCE_DTYPES)}.")
-        # Exports of 0.1.0 call a source's variant its dialect.
-        self.sources = [{"variant" if k == "dialect" else k: v for k, v in one.items()} for one in sources or []]
+        self.sources = sources or []
         self.network = network or {}
         self.granularity = granularity
         self.constraint = constraint
@@ -85,10 +120,21 @@ class MedMergeConfig(PreTrainedConfig):
             kwargs["id2label"] = {index: names[index] for index in sorted(names, key=int)}
         super().__init__(**kwargs)
 
+    def __setattr__(self, key: str, value: Any) -> None:
+        value = described(value) if key == "sources" else value
+        super().__setattr__(key, as_json_has_it(value) if key in NESTED else value)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether another says the same, also where one was written and read back."""
+        return isinstance(other, MedMergeConfig) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
     def plain_config(self) -> Any:
         """The config of the plain network that a merge becomes, with the labels of the target."""
         labels = {"num_labels": self.num_labels, "id2label": self.id2label, "label2id": self.label2id}
-        return network_config(self.network, **labels, problem_type=self.problem_type)
+        own = {"problem_type": self.problem_type, "attn_implementation": self._attn_implementation}
+        return network_config(self.network, **labels, **own)
 
     @classmethod
     def get_config_dict(

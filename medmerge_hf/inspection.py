@@ -31,9 +31,11 @@ class SourceReport:
     """What is known of one source before it is loaded.
 
     Args:
-        source: its name.
+        source: its name, with its place among the sources where another has the same.
         loader: what will read it.
         revision: commit on the Hub.
+        file: that will be read, where one of several was named.
+        entry: network of a file that holds several, where one was named.
         architecture: timm name or model type.
         problem: why it cannot be merged, in one sentence; `None` where nothing speaks against it.
         matched: tensors that stand for one of the anchor's.
@@ -54,6 +56,8 @@ class SourceReport:
     source: str
     loader: str | None = None
     revision: str | None = None
+    file: str | None = None
+    entry: str | None = None
     architecture: str | None = None
     problem: str | None = None
     matched: int = 0
@@ -75,17 +79,20 @@ class SourceReport:
         Args:
             anchor: whether it is the first source.
         """
-        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items())
         facts = [("problem", self.problem), ("network", self.architecture), ("read by", self.loader)]
-        facts += [("revision", self.revision), ("tensors", dtypes), ("matched", str(self.matched))]
-        facts += [("BatchNorms", str(self.batch_norms)), ("size", f"{self.bytes / 1e6:.1f} MB")]
-        facts += [("parameters", f"{self.parameters / 1e6:.1f} M"), ("licence", self.license or "not stated")]
+        facts += [("revision", self.revision), ("file", self.file), ("entry", self.entry)]
+        if self.dtypes:  # otherwise nothing is known of its tensors
+            dtypes = ", ".join(f"{count} {dtype}" for dtype, count in self.dtypes.items())
+            facts += [("tensors", dtypes), ("matched", str(self.matched)), ("BatchNorms", str(self.batch_norms))]
+            facts += [("parameters", f"{self.parameters / 1e6:.1f} M")]
+        if self.loader:
+            facts += [("size", f"{self.bytes / 1e6:.1f} MB"), ("licence", self.license or "not stated")]
         facts += [("made from", base) for base in self.base_model] + [("note", note) for note in self.notes]
         facts += [("dropped", name) for name in self.dropped]
         facts += [("metadata", f"{key}={value}") for key, value in self.metadata.items()]
         if anchor or self.cosine is not None:
             facts.append(("cosine to the anchor", "it is the anchor" if anchor else f"{self.cosine:.2f}"))
-        return [f"{self.source}: {what}: {' '.join(value.split())}" for what, value in facts if value]
+        return [" ".join(f"{self.source}: {what}: {value}".split()) for what, value in facts if value]
 
 
 @dataclasses.dataclass
@@ -150,17 +157,26 @@ def inspect_sources(sources: Sequence[Source], architecture: str | None = None, 
         report, description = _describe(source, first or architecture, **hub)
         reports.append(report)
         described.append(description)
+    _tell_apart(reports)
     anchor = described[0]
     if anchor is not None:
         _compare(anchor, described, reports)
     return _with_costs(reports, described)
 
 
+def _tell_apart(reports: Sequence[SourceReport]) -> None:
+    """Files of one name in two folders."""
+    names = Counter(report.source for report in reports)
+    for index, report in enumerate(reports):
+        if names[report.source] > 1:
+            report.source = f"{report.source} (source {index})"
+
+
 def _describe(source: Source, architecture: str | None, **hub: Any) -> tuple[SourceReport, Description | None]:
     try:
         description = describe(source, architecture, **hub)
     except SourceError as error:
-        name = source if isinstance(source, str) else str(getattr(source, "id", source))
+        name = str(source.get("id") if isinstance(source, Mapping) else getattr(source, "id", source))
         return SourceReport(name, problem=str(error)), None
     loaded = description.source
     reference, tensors, config = loaded.reference, loaded.tensors, loaded.network_config or {}
@@ -169,6 +185,8 @@ def _describe(source: Source, architecture: str | None, **hub: Any) -> tuple[Sou
         source=source_name(dataclasses.asdict(reference)),
         loader=reference.loader,
         revision=reference.revision,
+        file=reference.file,
+        entry=reference.entry,
         architecture=reference.architecture or config.get("model_type"),
         dtypes=dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())),
         batch_norms=sum(name.endswith("running_mean") for name in tensors),
@@ -198,7 +216,7 @@ def _compare(anchor: Description, described: Sequence[Description | None], repor
         except SourceError as error:
             report.problem = str(error)
             continue
-        report.matched, report.notes, report.dropped = len(found.tensors), found.notes, found.dropped
+        report.matched, report.notes, report.dropped = len(found.tensors), found.notes, sorted(found.dropped)
         report.merged_parameters = sum(tensor.numel() for tensor in found.tensors.values())
         kernels = _first_kernels(description, found)
         if description is anchor:

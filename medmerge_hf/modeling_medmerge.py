@@ -1,34 +1,35 @@
 """[`MedMergeModel`]: several sources while they are merged, one plain network afterwards."""
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
 
 from .alignment.align_sources import align_sources, permute_sources
 from .alignment.permutations import Alignment
 from .configuration_medmerge import MedMergeConfig, SourceDtype
 from .conversion.attach import anchor_config, anchor_processor, attach_sources, kernel_layout
-from .errors import CheckpointError, SettingsError, StateError, TooFewSourcesError
+from .errors import StateError, TooFewSourcesError
 from .export.card.record import Stage
 from .export.checkpoint import save_checkpoint
 from .export.folder import save_export
-from .export.reading import fitting_tensors, read_saved
-from .export.upload import PUSH_OPTIONS, push_export
+from .export.options import known_options
+from .export.reading import fitting_tensors, no_differences, read_saved
+from .export.upload import push_export, push_saved
 from .merging.kernel_table import kernel_table
 from .merging.kernel_weights import KERNEL_WEIGHTS, PERMUTATION, Constraint, Granularity, KernelWeights
 from .merging.merged_network import MergedNetwork, plain_copy
 from .networks.backbone import backbone_module, backbone_parameters
-from .networks.build import architecture_name, build_network, target_labels
+from .networks.build import build_network, target_labels
 from .networks.caches import clear_caches
+from .networks.outputs import classify
 from .networks.preprocessing import input_of, timm_processor
-from .networks.saved_network import check_names, load_saved_network
+from .networks.saved_network import load_checked, load_saved_network
 from .sources.load import load_source
 from .sources.reference import LoadedSource, Source
 
@@ -57,12 +58,13 @@ class MedMergeModel(PreTrainedModel):
     input_modalities = ("image",)
     model_tags = ["medmerge", "merge"]  # noqa: RUF012  (transformers' own form)
     accepts_loss_kwargs = False
-    supports_gradient_checkpointing = True
 
     def __init__(self, config: MedMergeConfig) -> None:
-        super().__init__(config)
         plain = config.plain_config()
+        super().__init__(config)
         self.network = build_network(plain)
+        self.config._attn_implementation = self.network.config._attn_implementation
+        self.supports_gradient_checkpointing = self.network.supports_gradient_checkpointing
         self.merge: KernelWeights | None = None
         self._merged: MergedNetwork | None = None
         self.merge_state: dict[str, Tensor] = {}
@@ -190,10 +192,8 @@ class MedMergeModel(PreTrainedModel):
     @property
     def stage(self) -> Stage:
         """What training does now: `merge`, `head` (of a frozen backbone) or `finetune`."""
-        if self.merge is not None:
-            return "merge"
-        frozen = not any(parameter.requires_grad for parameter in backbone_parameters(self.network).values())
-        return "head" if frozen else "finetune"
+        learns = any(parameter.requires_grad for parameter in backbone_parameters(self.network).values())
+        return "merge" if self.merging else "finetune" if learns else "head"
 
     def train(self, mode: bool = True) -> "MedMergeModel":
         """As `nn.Module.train`; a backbone that is frozen stays in eval mode, its BatchNorm statistics as they are."""
@@ -202,9 +202,13 @@ class MedMergeModel(PreTrainedModel):
             backbone_module(self.network).eval()
         return self
 
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """As the network judges; before there is one, what the config says."""
+        if (network := self._modules.get("network")) is None:
+            return requested_attention or "eager"
+        return network.get_correct_attn_implementation(requested_attention, is_init_check)
+
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
-        if not self.network.supports_gradient_checkpointing:
-            raise SettingsError(f"{architecture_name(self.network)} does not support gradient checkpointing.")
         self.network._set_gradient_checkpointing(enable, *args, **kwargs)
         if self._merged is not None:
             self._merged.recomputes = enable
@@ -215,24 +219,26 @@ class MedMergeModel(PreTrainedModel):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-    ) -> ImageClassifierOutput:
+        output_attentions: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> Any:
         """Classify images with the merged weights.
 
         Args:
             pixel_values: `[N, C, H, W]`, normalised as the anchor's image processor does.
             labels: `[N]` classes, `[N, num_labels]` floats for several labels or regression. With them comes a loss.
-            output_hidden_states: also return what each block of the network computes.
-            return_dict: `False` for a tuple.
+            output_hidden_states: also return what each block of the network computes; by default as the config says.
+            return_dict: `False` for a tuple; by default as the config says.
+            output_attentions: also return the attentions, of transformers' networks with `eager` attention.
+            interpolate_pos_encoding: take images of another size than the network was made for, where it can.
 
         Returns:
-            Loss (with labels) and logits `[N, num_labels]`.
+            Loss (with labels) and logits `[N, num_labels]`. What the network cannot return is an error.
         """
-        kwargs = {"labels": labels, "output_hidden_states": output_hidden_states, "return_dict": return_dict}
-        if self._merged is None:
-            return self.network(pixel_values, **kwargs)
-        if self._merged.network is not self.network:
-            raise StateError("This is a replica of a merge (DataParallel): start one process a GPU, by `accelerate`.")
-        return self._merged.forward(pixel_values, **kwargs)
+        wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        forward = self.network if self._merged is None else self._merged.computing(self.network, pixel_values)
+        others = (labels, wanted, interpolate_pos_encoding, return_dict)
+        return classify(self.network, self.config, forward, pixel_values, *others)
 
     @torch.no_grad()
     def collapse(self, batches: Iterable[Any] | None = None) -> "MedMergeModel":
@@ -273,8 +279,6 @@ class MedMergeModel(PreTrainedModel):
         """
         return kernel_table(*self.kernel_layout(), [source["id"] for source in self.config.sources])
 
-    # Files
-
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As `nn.Module.state_dict`, of the parameters also while merged tensors stand in their places."""
         if self._merged is not None:
@@ -286,10 +290,7 @@ class MedMergeModel(PreTrainedModel):
         if not fitting_tensors(state_dict, self.merging):
             return load_saved_network(self.network, state_dict, assign)
         clear_caches(self.network)
-        try:
-            return check_names(super().load_state_dict(state_dict, strict=strict, assign=assign), self)
-        except RuntimeError as error:
-            raise CheckpointError(f"These tensors do not fit the model: {error}") from error
+        return load_checked(self, partial(super().load_state_dict, strict=strict, assign=assign), state_dict)
 
     def save_pretrained(
         self,
@@ -312,27 +313,25 @@ class MedMergeModel(PreTrainedModel):
             collapse: `False` writes the form to train on, of a merge without its sources, by the names in memory, as
                 [`MedMergeTrainer`] does in its `checkpoint-*` folders: no card, nothing is read back.
             push_to_hub: also upload the folder, see [`push_to_hub`]; `repo_id` is by default the folder's name.
-            dtype: of the exported weights, `"float16"` or `"bfloat16"` for half the size; float32 by default.
-            kwargs: of [`push_to_hub`] and of `PreTrainedModel.save_pretrained`: `max_shard_size`, ...
+            dtype: of the exported weights, `"float16"` or `"bfloat16"` for half the size; as they are by default.
+            kwargs: `max_shard_size` of a weights file, and what [`push_to_hub`] takes.
 
         Raises:
             ExportError: what was written does not read back as it is in memory.
+            SettingsError: an unknown keyword, or an export that timm could not read.
         """
         if not is_main_process:
             return
+        push, shards = known_options(kwargs, collapse, push_to_hub, dtype)
         state_dict = self.state_dict() if state_dict is None else state_dict
         small = self.merge_state if self._merged is None else self._merged.small_state(state_dict)
+        destination = Path(save_directory)
         if not collapse:
-            if push_to_hub:
-                raise SettingsError("The form to train on stays on this machine; only the export goes to the Hub.")
             tensors, state = (small, {}) if self.merging else (state_dict, small)
-            save_checkpoint(Path(save_directory), tensors, self.config, self.image_processor, state)
-            return
-        push = {key: kwargs.pop(key) for key in PUSH_OPTIONS if key in kwargs}
+            return save_checkpoint(destination, tensors, self.config, self.image_processor, state)
         plain = plain_copy(self.network, self.merge, state_dict, share=True)
         layout = self.kernel_layout()[0] if small else None
-        destination = Path(save_directory)
-        save_export(destination, plain, self.image_processor, self.config, small, layout, dtype, **kwargs)
+        save_export(destination, plain, self.image_processor, self.config, small, layout, dtype, **shards)
         if push_to_hub:
             push_export(destination, push.pop("repo_id", destination.absolute().name), **push)
 
@@ -357,10 +356,8 @@ class MedMergeModel(PreTrainedModel):
         Returns:
             `huggingface_hub.CommitInfo`.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            export = Path(folder) / repo_id.rsplit("/", 1)[-1]
-            self.save_pretrained(export, max_shard_size=max_shard_size, dtype=dtype)
-            return push_export(export, repo_id, **options)
+        save = partial(self.save_pretrained, max_shard_size=max_shard_size, dtype=dtype)
+        return push_saved(save, repo_id, **options)
 
     @classmethod
     def from_pretrained(
@@ -369,32 +366,34 @@ class MedMergeModel(PreTrainedModel):
         *,
         merging: bool = False,
         sources: Sequence[Source] | None = None,
-        dtype: "torch.dtype | str | None" = None,
+        output_loading_info: bool = False,
         **kwargs: Any,
-    ) -> "MedMergeModel":
-        """Load an export, or a checkpoint of the merge stage.
+    ) -> Any:
+        """Load an export, or a checkpoint of either stage; the model is in eval mode.
 
         Args:
             pretrained_model_name_or_path: a folder or a Hub id.
             merging: attach the sources again, as the merge stage ended. A checkpoint of the merge stage always does.
             sources: where the sources are now, if not where the config says; they must hold the same weights.
-            dtype: of a collapsed model's weights; float32 by default.
-            kwargs: of `hf_hub_download`: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, ...
+            output_loading_info: also return a dict of what was missing or left over: nothing, it would be an error.
+            kwargs: `dtype` (as saved by default), `config`, `variant`, see [`read_saved`]; and of `hf_hub_download`:
+                `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, ...
 
         Raises:
             SettingsError: an unknown keyword, or a dtype for a merge.
-            SourceError: a source that has vanished or changed; its message names it.
+            SourceError: a source that has vanished or changed.
+            StateError: nothing was merged there, or the network was changed since.
         """
-        saved = read_saved(str(pretrained_model_name_or_path), merging, dtype, **kwargs)
+        saved = read_saved(str(pretrained_model_name_or_path), merging, **kwargs)
         model = cls(saved.config)
         model.image_processor = model.image_processor or saved.image_processor
         if saved.network is not None:
             model.network, model.merge_state = saved.network, saved.state
-            return model.eval()
-        with saved.way_out():
-            model.attach(saved.load_sources(sources), saved.state.get(PERMUTATION))
-        saved.check(PreTrainedModel.load_state_dict(model, saved.state, strict=False), model._keys_to_ignore_on_save)
-        return model.eval()
+        else:
+            with saved.way_out():
+                model.attach(saved.load_sources(sources), saved.state.get(PERMUTATION))
+            saved.restore(model, model._keys_to_ignore_on_save)
+        return (model.eval(), no_differences()) if output_loading_info else model.eval()
 
 
 AutoModelForImageClassification.register(MedMergeConfig, MedMergeModel, exist_ok=True)

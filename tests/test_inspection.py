@@ -168,6 +168,20 @@ def test_a_piped_inspection_is_one_fact_a_line(tmp_path, capsys):
     assert lines[-1] == "merges: no"
 
 
+def test_files_of_one_name_are_told_apart_and_of_an_unreadable_one_nothing_is_made_up(tmp_path):
+    for seed in range(2):
+        (tmp_path / str(seed)).mkdir()
+        save(seed, tmp_path / str(seed) / "model.safetensors")
+    files = [str(tmp_path / str(seed) / "model.safetensors") for seed in range(2)]
+    found = inspect_sources([*files, {"id": str(tmp_path / "absent.pth")}], "test_resnet")
+    lines = found.to_text().splitlines()
+    assert "model.safetensors (source 0): matched: 45" in lines
+    assert "model.safetensors (source 1): matched: 45" in lines
+    about = [line for line in lines if "absent.pth" in line]
+    assert len(about) == 1
+    assert about[0].startswith(f"{tmp_path / 'absent.pth'}: problem: ")
+
+
 def test_inspecting_files_imports_nothing_for_data_or_pictures(tmp_path):
     files = [save(seed, tmp_path / f"{seed}.safetensors") for seed in range(2)]
     code = (

@@ -2,6 +2,7 @@
 
 import timm
 import torch
+from transformers import ViTConfig, ViTForImageClassification
 
 
 def network(seed: int, name: str = "test_resnet", **kwargs):
@@ -29,3 +30,10 @@ def unlike(network, seed=0):
         elif tensor.ndim == 2 and tensor.is_floating_point():
             tensor.normal_(0, 0.2)
     return network.eval()
+
+
+def native_vit(seed: int, **config):
+    """A tiny ViT of transformers for images of 32 x 32, whose weights follow from the seed."""
+    torch.manual_seed(seed)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return ViTForImageClassification(ViTConfig(**size, image_size=32, patch_size=8, **config)).eval()

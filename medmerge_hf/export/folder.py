@@ -17,9 +17,11 @@ from ..networks.build import class_names
 from ..networks.preprocessing import preprocessing_of
 from ..networks.saved_network import no_progress_bars
 from ..sources.reference import source_name
+from .belonging import TENSORS_SHA256, tensors_sha256
 from .card.kernel_plot import plot_kernel_weights
-from .card.model_card import FIGURE, TAGS, render_card
+from .card.model_card import FIGURE, MERGED, TAGS, render_card
 from .checkpoint import MERGE_STATE, save_processor, save_tensors
+from .options import export_dtype, refuse_shards
 from .staging import CARD, staged_directory
 from .verification import verify_export
 
@@ -29,21 +31,8 @@ logger = logging.getLogger(__name__)
 
 TIMM_PREFIX = "timm_model."
 
-
-def export_dtype(dtype: "torch.dtype | str") -> torch.dtype:
-    """A dtype that exports are written in, from itself or its name.
-
-    Raises:
-        SettingsError: it is none of them.
-
-    Example:
-        >>> export_dtype("bfloat16")
-        torch.bfloat16
-    """
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found not in (torch.float32, torch.bfloat16, torch.float16):
-        raise SettingsError(f"dtype={dtype!r} is not one of float32, bfloat16, float16.")
-    return found
+# In a record, what a network without kernel weights has not; its config may be that of a merge.
+OF_MERGES = ("kernels", "kernel_weights", "tensors", "statistics")
 
 
 def save_export(
@@ -54,7 +43,7 @@ def save_export(
     state: dict[str, Tensor],
     layout: KernelWeights | None,
     dtype: "torch.dtype | str | None" = None,
-    **kwargs: Any,
+    max_shard_size: int | str = "50GB",
 ) -> None:
     """Write a whole export: network, processor, merge state, card; all of it or nothing.
 
@@ -66,19 +55,22 @@ def save_export(
         state: the merge state; empty for a model that is no merge.
         layout: names and kernel shapes, where there is a state.
         dtype: of the exported weights; as they are by default.
-        kwargs: of `PreTrainedModel.save_pretrained`.
+        max_shard_size: of a weights file.
 
     Raises:
         ExportError: what was written is not what is in memory, or not finite.
-        SettingsError: the classes' indices are not 0 to K - 1, or not each has a name of its own.
+        SettingsError: the classes' indices are not 0 to K - 1, or not each has a name of its own; or timm could not
+            read the weights, since they are in several files.
     """
     names = class_names(config.id2label)
     if len(names) != len(plain.config.id2label):
         raise SettingsError(f"id2label names {len(names)} classes, the model has {len(plain.config.id2label)}.")
     plain.config.id2label, plain.config.label2id = names, {name: index for index, name in names.items()}
     with staged_directory(destination) as folder:
-        export_network(plain if dtype is None else plain.to(export_dtype(dtype)), processor, folder, **kwargs)
-        config.record = {**config.record, **_figures(plain, processor, state, layout, config)}
+        export_network(plain if dtype is None else plain.to(export_dtype(dtype)), processor, folder, max_shard_size)
+        figures = _figures(plain, processor, state, layout, config)
+        kept = {name: value for name, value in config.record.items() if layout is not None or name not in OF_MERGES}
+        config.record = {**kept, **figures, MERGED: layout is not None}
         save_merge_state(state, config, layout, folder)
         save_card(folder, destination)
 
@@ -100,24 +92,26 @@ def _figures(plain: Any, processor: Any, state: dict[str, Tensor], layout: Any, 
     return found
 
 
-def export_network(network: Any, processor: Any, folder: Path, **kwargs: Any) -> None:
+def export_network(network: Any, processor: Any, folder: Path, max_shard_size: int | str = "50GB") -> None:
     """Write a plain network and its image processor, read it back, and compare.
 
     Args:
         network: a timm-wrapper or transformers classifier on the CPU.
         processor: its image processor (timm's is part of config.json).
         folder: an empty folder.
-        kwargs: of `PreTrainedModel.save_pretrained`, e.g. `max_shard_size`.
+        max_shard_size: of a weights file.
 
     Raises:
         ExportError: what was written is not what is in memory, or not finite.
+        SettingsError: the weights of a timm network are in several files.
     """
     with no_progress_bars():
         # timm's own names: transformers only restores them for a network that from_pretrained made.
         tensors = {name.removeprefix(TIMM_PREFIX): tensor for name, tensor in network.state_dict().items()}
         if is_timm(network):  # which wants a tensor of two names under both; safetensors keeps no two names of one
             tensors |= {again: tensors[again].clone() for again in second_names(backbone_module(network))}
-        network.save_pretrained(folder, state_dict=tensors, **kwargs)
+        network.save_pretrained(folder, state_dict=tensors, max_shard_size=max_shard_size)
+        refuse_shards(network, folder, max_shard_size)
         save_processor(processor, folder)
         verify_export(network, folder, processor)
 
@@ -129,7 +123,7 @@ def save_merge_state(
 
     Args:
         state: the small state; empty for a model that is no merge.
-        config: of the model; the kernel weights' figures are noted in it.
+        config: of the model; the kernel weights' figures are noted in it, and which tensors it belongs to.
         layout: names and kernel shapes, where there is a state.
         folder: the export.
     """
@@ -141,6 +135,7 @@ def save_merge_state(
         names = [source_name(source) for source in config.sources]
         plot_kernel_weights(kernel_table(layout, parameter, names), folder / FIGURE)
         save_tensors(state, folder / MERGE_STATE)
+    config.record = {**config.record, TENSORS_SHA256: tensors_sha256(folder)}
     config.to_json_file(folder / MERGE_CONFIG)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..configuration_medmerge import MERGE_CONFIG, MedMergeConfig
 from ..errors import CorruptSourceError, SettingsError, SourceError, SourceNotFoundError, StateError
@@ -19,19 +19,24 @@ from ..sources.hub import fetch_files
 from ..sources.load import load_source
 from ..sources.place import read_json
 from ..sources.reference import LoadedSource, Source, SourceReference
+from .belonging import check_belonging, check_given
 from .checkpoint import MERGE_STATE, WEIGHTS
-from .folder import export_dtype
+from .options import export_dtype
 
 
 EXPORT = [
     *("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json"),
     *(MERGE_CONFIG, MERGE_STATE),
 ]
+ADAPTER = "adapter_config.json"
 # Keywords for the Hub, and those of them that hold for the sources too.
 HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 SHARED = ("token", "cache_dir", "local_files_only")
-# What transformers' auto classes add; there is no code and no adapter to be loaded.
-OF_AUTO_CLASSES = ("adapter_kwargs", "code_revision", "trust_remote_code")
+# What transformers' auto classes and pipelines add; there is no code and no adapter to be loaded.
+OF_AUTO_CLASSES = (
+    *("adapter_kwargs", "code_revision", "trust_remote_code", "_commit_hash", "_from_auto", "_from_pipeline"),
+)
+KEYWORDS = ("merging", "sources", "dtype", "config", "variant", "output_loading_info", *HUB)
 
 
 @dataclasses.dataclass
@@ -75,13 +80,20 @@ class SavedModel:
         wanted = zip(sources or known, known, strict=True)
         return [load_source(source, reference.architecture, **self.hub) for source, reference in wanted]
 
-    def check(self, result: Any, from_sources: Sequence[str]) -> None:
-        """Refuse a merge state that does not fit its config.
+    def restore(self, model: nn.Module, from_sources: Sequence[str]) -> None:
+        """Put the merge state into a model whose sources are attached.
 
         Args:
-            result: of `load_state_dict`.
+            model: as the config describes it.
             from_sources: names of what the state does not hold.
+
+        Raises:
+            CorruptSourceError: it does not fit its config.
         """
+        try:
+            result = nn.Module.load_state_dict(model, self.state, strict=False)
+        except RuntimeError as error:  # tensors of another shape
+            raise CorruptSourceError(f"{self.folder}: the merge state does not fit its config ({error}).") from error
         wrong = sorted({*result.unexpected_keys, *(set(result.missing_keys) - set(from_sources))})
         if wrong:
             raise CorruptSourceError(f"{self.folder}: the merge state does not fit its config ({wrong[0]} first).")
@@ -104,6 +116,7 @@ def read_saved(
     merging: bool,
     dtype: "torch.dtype | str | None" = None,
     config: MedMergeConfig | None = None,
+    variant: str | None = None,
     **hub: Any,
 ) -> SavedModel:
     """Read an export, or a checkpoint of either stage.
@@ -111,8 +124,9 @@ def read_saved(
     Args:
         name: a folder or a Hub id.
         merging: read the merge state of an export instead of its network.
-        dtype: of the network; by default as it was exported.
+        dtype: of the network; as it was saved by default or for `"auto"`. `torch_dtype` is the same.
         config: instead of the one in the folder.
+        variant: of the weights of an export: `fp16` for `model.fp16.safetensors`.
         hub: of `hf_hub_download`; what else transformers' auto classes hand on means nothing here.
 
     Returns:
@@ -121,48 +135,92 @@ def read_saved(
     Raises:
         SettingsError: an unknown keyword, or a dtype for a merge.
         SourceError: the folder is not there, or broken.
-        StateError: it was not written by this package, or holds no merge.
+        StateError: it was not written by this package, holds no merge, or was changed since.
     """
-    hub = {key: value for key, value in hub.items() if not key.startswith("_") and key not in OF_AUTO_CLASSES}
-    if unknown := sorted(hub.keys() - set(HUB)):
-        known = ("merging", "sources", "dtype", "config", *HUB)
-        raise SettingsError(f"from_pretrained knows no {', '.join(unknown)}; it takes {', '.join(known)}.")
+    dtype = hub.pop("torch_dtype", None) if dtype is None else dtype
+    dtype = None if dtype in (None, "auto") else export_dtype(dtype)
+    hub = known_keywords(hub)
     folder = find_folder(name, **hub)
-    shared = {key: hub[key] for key in SHARED if key in hub}
-    checkpoint = read_json(folder / "config.json").get("model_type") == MedMergeConfig.model_type
-    if not checkpoint and not (folder / MERGE_CONFIG).is_file():
-        raise StateError(
-            f"{name!r} holds no {MERGE_CONFIG}: it was not exported by medmerge_hf. Load it with "
-            "AutoModelForImageClassification, or name it as a source."
-        )
+    own, checkpoint = _own_config(folder, name)
     tensors = _read_tensors(folder / WEIGHTS) if checkpoint else {}
     collapsed = KERNEL_WEIGHTS not in tensors
-    if dtype is not None and (merging or not collapsed):
-        raise SettingsError("A merge learns in float32: leave dtype out, and train it with bf16=True instead.")
-    config = config or MedMergeConfig.from_json_file(folder / ("config.json" if checkpoint else MERGE_CONFIG))
+    _check_wishes(dtype, variant, merging or not collapsed, checkpoint)
+    if config is not None:
+        check_given(config, own, name)
     network, state = None, tensors
     if collapsed:
-        state = _read_state(folder) if merging or len(config.sources) > 1 else {}
+        there = (folder / MERGE_STATE).is_file() or (own.record.get("kernels") and not checkpoint)
+        state = _read_state(folder) if merging or there else {}
         if not merging:
-            network = _checkpoint_network(folder, config, tensors) if checkpoint else _read_network(folder)
-            network = network if dtype is None else network.to(export_dtype(dtype))
-    return SavedModel(folder, config, state, network, _read_processor(folder), name, shared, collapsed)
+            network = _checkpoint_network(folder, own, tensors) if checkpoint else _read_network(folder, variant)
+        if not checkpoint:
+            check_belonging(folder, _plain_config(folder) if network is None else network.config, own, name)
+        network = network if network is None or dtype is None else network.to(dtype)
+    shared = {key: hub[key] for key in SHARED if key in hub}
+    return SavedModel(folder, config or own, state, network, _read_processor(folder), name, shared, collapsed)
+
+
+def no_differences() -> dict[str, Any]:
+    """What transformers calls the loading info: between what was saved and what was loaded there is no difference."""
+    return {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+
+
+def known_keywords(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Those for the Hub, without what auto classes add.
+
+    Raises:
+        SettingsError: there is another.
+    """
+    known = {key: value for key, value in keywords.items() if key not in OF_AUTO_CLASSES}
+    if unknown := sorted(known.keys() - set(HUB)):
+        raise SettingsError(f"from_pretrained knows no {', '.join(unknown)}; it takes {', '.join(KEYWORDS)}.")
+    return known
+
+
+def _own_config(folder: Path, name: str) -> tuple[MedMergeConfig, bool]:
+    """The config of the merge in a folder, and whether it is a checkpoint, no export."""
+    if not (folder / "config.json").is_file():
+        adapter = " It holds a PEFT adapter: load it onto its model." if (folder / ADAPTER).is_file() else ""
+        raise CorruptSourceError(f"{name!r} holds no config.json: no model was saved in {folder}.{adapter}")
+    plain = read_json(folder / "config.json")
+    if plain.get("model_type") == MedMergeConfig.model_type:
+        return MedMergeConfig.from_json_file(folder / "config.json"), True
+    if not (folder / MERGE_CONFIG).is_file():
+        what = plain.get("architecture") or plain.get("model_type") or "network"
+        raise StateError(
+            f"{name!r} is a plain {what} without {MERGE_CONFIG}: it was not exported by medmerge_hf, or was trained "
+            "on without it. AutoModelForImageClassification.from_pretrained loads it, and MedMergeModel.from_sources "
+            "takes it as a source."
+        )
+    return MedMergeConfig.from_json_file(folder / MERGE_CONFIG), False
+
+
+def _check_wishes(dtype: torch.dtype | None, variant: str | None, merges: bool, checkpoint: bool) -> None:
+    if merges and dtype not in (None, torch.float32):
+        raise SettingsError("A merge learns in float32: leave dtype out, and train it with bf16=True instead.")
+    if variant and (merges or checkpoint):
+        raise SettingsError(f"variant={variant!r}: only the weights of an export can have one. Leave it out.")
 
 
 def find_folder(name: str, subfolder: str = "", **hub: Any) -> Path:
     """A local folder as it is, a Hub repository's configs and weights downloaded."""
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder / subfolder
-    if name.startswith((".", "/", "~")):
-        raise SourceNotFoundError(f"{name!r}: no such folder (looked at {folder.absolute()}).")
-    patterns = [f"{subfolder}/{pattern}" for pattern in EXPORT] if subfolder else EXPORT
-    return fetch_files(name, allow_patterns=patterns, **hub) / subfolder
+    if not folder.is_dir():
+        if name.startswith((".", "/", "~")):
+            raise SourceNotFoundError(f"{name!r}: no such folder (looked at {folder.absolute()}).")
+        patterns = [f"{subfolder}/{pattern}" for pattern in EXPORT] if subfolder else EXPORT
+        folder = fetch_files(name, allow_patterns=patterns, **hub)
+    if not (folder / subfolder).is_dir():
+        raise SourceNotFoundError(f"{name!r} has no folder {subfolder!r} with a model in it.")
+    return folder / subfolder
 
 
 def _read_state(folder: Path) -> dict[str, Tensor]:
     if not (folder / MERGE_STATE).is_file():
-        raise StateError(f"{folder} holds no {MERGE_STATE}: one source was fine-tuned, nothing was merged.")
+        raise StateError(
+            f"{folder} holds no {MERGE_STATE}: it is one network that was not merged, or the file was left behind. "
+            "AutoModelForImageClassification.from_pretrained loads the network."
+        )
     return _read_tensors(folder / MERGE_STATE)
 
 
@@ -175,6 +233,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 
 def _checkpoint_network(folder: Path, config: MedMergeConfig, tensors: Mapping[str, Tensor]) -> Any:
     network = build_network(config.plain_config())
+    network = network.to(next((t.dtype for t in tensors.values() if t.is_floating_point()), network.dtype))
     try:
         network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in tensors.items()})
     except RuntimeError as error:
@@ -182,12 +241,12 @@ def _checkpoint_network(folder: Path, config: MedMergeConfig, tensors: Mapping[s
     return network
 
 
-def _read_network(folder: Path) -> Any:
+def _read_network(folder: Path, variant: str | None) -> Any:
     from transformers import AutoModelForImageClassification
 
     try:
         network, info = AutoModelForImageClassification.from_pretrained(
-            folder, output_loading_info=True, trust_remote_code=False
+            folder, variant=variant, output_loading_info=True, trust_remote_code=False
         )
     except Exception as error:  # whatever transformers, timm or safetensors raise on missing and broken files
         raise CorruptSourceError(f"{folder}: its network cannot be loaded ({error}).") from error
@@ -195,6 +254,15 @@ def _read_network(folder: Path) -> Any:
         wrong = sorted([*info["missing_keys"], *info["unexpected_keys"]])
         raise CorruptSourceError(f"{folder}: its weights do not fit its config ({wrong[0]} first).")
     return network
+
+
+def _plain_config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever transformers raises on broken files
+        raise CorruptSourceError(f"{folder}: its config.json cannot be read ({error}).") from error
 
 
 def _read_processor(folder: Path) -> Any:

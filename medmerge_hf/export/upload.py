@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,21 @@ from .staging import CARD, EXPORT_FILE, export_files, hidden_folder
 logger = logging.getLogger(__name__)
 
 
-PUSH_OPTIONS = (
-    *("repo_id", "private", "revision", "create_pr", "token", "commit_message", "commit_description", "tags"),
-)
+def push_saved(save: Callable[[Path], None], repo_id: str, **options: Any) -> Any:
+    """Write an export into a folder that is gone afterwards, and upload it.
+
+    Args:
+        save: writes it into a folder.
+        repo_id: see [`push_export`], as all below.
+        options: of [`push_export`].
+
+    Returns:
+        `huggingface_hub.CommitInfo`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        export = Path(folder) / repo_id.rsplit("/", 1)[-1]
+        save(export)
+        return push_export(export, repo_id, **options)
 
 
 def push_export(

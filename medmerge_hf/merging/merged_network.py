@@ -4,7 +4,7 @@ It is a plain object. Who holds it (the model, a benchmark, a test) decides what
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -46,6 +46,25 @@ class MergedNetwork:
         parameters = {name: found[name] for name in self.weights.names}
         self.swap = ParameterSwap(network, parameters, partial(clear_caches, network, cache_places(network)))
 
+    def computing(self, network: Any, images: Tensor) -> Callable[..., Any]:
+        """[`forward`], once it is known that the tensors are there.
+
+        Args:
+            network: of the model that is called.
+            images: that it is called with.
+
+        Raises:
+            StateError: that is a replica (`DataParallel`), whose tensors are not the network's; or they are offloaded.
+        """
+        if self.network is not network:
+            raise StateError("This is a replica of a merge (DataParallel): start one process a GPU, by `accelerate`.")
+        if not images.is_meta and any(t.is_meta for t in (self.weights.source_bias, next(network.parameters()))):
+            raise StateError(
+                "The tensors of this merge are not in memory (offloaded, or on the meta device), and it computes with "
+                "all of its sources at once. Call collapse() first, then offload the collapsed model."
+            )
+        return self.forward
+
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> Any:
         """The network's output with the merged tensors in the places of its own.
 
@@ -53,8 +72,6 @@ class MergedNetwork:
             pixel_values: `[N, C, H, W]`.
             kwargs: of the network.
 
-        Raises:
-            StateError: this is a replica of `DataParallel`, whose tensors are not the network's.
         """
         if torch.compiler.is_compiling():
             prefix, anchor = backbone_prefix(self.network), backbone_parameters(self.network)

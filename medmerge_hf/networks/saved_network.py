@@ -1,6 +1,6 @@
 """The tensors of a saved network put back into one in memory, by name, all of them or an error."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +52,25 @@ def load_saved_network(network: Any, tensors: Mapping[str, Tensor], assign: bool
     clear_caches(network)
     check_names(_IncompatibleKeys(sorted(info["missing_keys"]), sorted(info["unexpected_keys"])), network)
     return network.load_state_dict(saved.state_dict(), assign=assign)
+
+
+def load_checked(
+    model: nn.Module, load: Callable[[Mapping[str, Tensor]], _IncompatibleKeys], tensors: Mapping[str, Tensor]
+) -> _IncompatibleKeys:
+    """Load a state dict by a model's own names, see [`check_names`].
+
+    Args:
+        model: that it is loaded into.
+        load: its `load_state_dict`.
+        tensors: the state dict.
+
+    Raises:
+        CheckpointError: names are missing or left over, or tensors are of another shape.
+    """
+    try:
+        return check_names(load(tensors), model)
+    except RuntimeError as error:
+        raise CheckpointError(f"These tensors do not fit the model: {error}") from error
 
 
 def check_names(result: _IncompatibleKeys, model: nn.Module) -> _IncompatibleKeys:

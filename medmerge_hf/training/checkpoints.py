@@ -6,6 +6,9 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
@@ -17,6 +20,12 @@ STATE = "trainer_state.json"  # Trainer writes it last
 UNFINISHED = "unfinished"  # stands in a checkpoint until all of it is written
 
 PICKLED = ("optimizer.pt", "scheduler.pt")
+
+WEIGHTS = ("model*.safetensors", "adapter_model*.safetensors")  # those of PEFT alone, where it holds the rest frozen
+
+STATISTICS = "statistics.safetensors"
+
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def checkpoint_problems(checkpoint: str | Path) -> list[str]:
@@ -32,7 +41,7 @@ def checkpoint_problems(checkpoint: str | Path) -> list[str]:
     problems = [f"{name} is missing" for name in (STATE, *PICKLED) if not (folder / name).is_file()]
     if not list(folder.glob("rng_state*.pth")):
         problems.append("rng_state.pth is missing")
-    if not list(folder.glob("model*.safetensors")):
+    if not [file for name in WEIGHTS for file in folder.glob(name)]:
         problems.append("model.safetensors is missing")
     return problems + _cut_off(folder)
 
@@ -92,8 +101,16 @@ def is_begun(folder: str | Path) -> bool:
     return (Path(folder) / UNFINISHED).is_file()
 
 
-def end_checkpoint(folder: str | Path) -> None:
-    """Take the mark away."""
+def end_checkpoint(folder: str | Path, model: nn.Module) -> None:
+    """Take the mark away.
+
+    Args:
+        folder: of the checkpoint.
+        model: that it is one of. PEFT's hold no BatchNorm statistics, which go on moving: they are written beside.
+    """
+    if hasattr(model, "peft_config"):
+        found = {name: buffer.contiguous() for name, buffer in model.named_buffers() if name.endswith(RUNNING)}
+        save_file(found, Path(folder) / STATISTICS)
     (Path(folder) / UNFINISHED).unlink(missing_ok=True)
 
 
@@ -118,6 +135,21 @@ def _checkpoints(output_dir: str | Path) -> list[Path]:
         if step.isdigit() and folder.is_dir():
             found[int(step)] = folder
     return [found[step] for step in sorted(found, reverse=True)]
+
+
+@torch.no_grad()
+def restore_statistics(model: nn.Module, folder: str | Path) -> None:
+    """Put back BatchNorm statistics that [`end_checkpoint`] wrote, if it did.
+
+    Args:
+        model: of PEFT, or another that nothing is done to.
+        folder: of the checkpoint.
+    """
+    if (file := Path(folder) / STATISTICS).is_file():
+        saved = load_file(file)
+        for name, buffer in model.named_buffers():
+            if name in saved:
+                buffer.copy_(saved[name])
 
 
 def stopped_early(checkpoint: str | Path) -> int | None:

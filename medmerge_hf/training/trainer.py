@@ -11,14 +11,12 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
-from transformers.utils import PushInProgress
+from transformers import set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import CheckpointError, SettingsError
 from ..evaluation.bootstrap import bootstrap_intervals
 from ..export.card.record import label_figures, record_result, record_training
-from ..export.upload import push_export
 from ..merging.kernel_table import block_statistics
 from ..modeling_medmerge import MedMergeModel
 from ..networks.build import MULTI_LABEL
@@ -31,15 +29,17 @@ from .checkpoints import (
     end_checkpoint,
     is_begun,
     last_checkpoint,
+    restore_statistics,
     stopped_early,
 )
+from .hub_trainer import HubTrainer
 from .kept_memory import kept_memory
 from .last_batch import drops_last_batch
 from .losses import IGNORED, TaskLoss
 from .training_args import KERNEL_LEARNING_RATE
 
 
-class MedMergeTrainer(Trainer):
+class MedMergeTrainer(HubTrainer):
     """`transformers.Trainer` that knows a merge.
 
     It takes what `Trainer` takes. Beyond it: the kernel weights have `args.kernel_learning_rate` (1e-2 with plain
@@ -128,15 +128,19 @@ class MedMergeTrainer(Trainer):
         """How many images of such a batch are no repetitions; they come first, those of the first process before."""
         return max(0, self.accelerator.gradient_state.remainder - self.args.process_index * size)
 
-    def _plain_wrapper(self) -> Any:
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As `Trainer`, the kernel weights' figures beside those of an evaluation."""
         model = self._plain_wrapper()
         if getattr(model, "merge", None) is not None and any(key.startswith("eval_") for key in logs):
             logs = {**logs, **block_statistics(*model.kernel_layout())}
         super().log(logs, *args, **kwargs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """As `Trainer`; the sources of a merge compute nothing with the images, only the network does."""
+        model = self._plain_wrapper()
+        if not isinstance(model, MedMergeModel):
+            return super().floating_point_ops(inputs)
+        return 6 * inputs[model.main_input_name].numel() * model.network.num_parameters(exclude_embeddings=True)
 
     _evaluated: Any = None
 
@@ -290,7 +294,7 @@ class MedMergeTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial))
-            end_checkpoint(folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            end_checkpoint(folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", self._plain_wrapper())
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         model = self._plain_wrapper()
@@ -304,88 +308,15 @@ class MedMergeTrainer(Trainer):
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        restore_statistics(self._plain_wrapper(), resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        restore_statistics(self._plain_wrapper(), self.state.best_model_checkpoint)
+
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """`Trainer` goes on with tensors that stayed as they were; of a plain network too that is an error here."""
         check_names(load_result, self.model)
         super()._issue_warnings_after_load(load_result)
-
-    # The Hub
-
-    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
-        """As `Trainer`; refuses strategies that upload optimizer states, since those are pickles."""
-        if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-            raise SettingsError(
-                f"hub_strategy={self.args.hub_strategy.value!r} uploads optimizer states, which are pickles. Take "
-                "'end' or 'every_save'; checkpoints stay on this machine."
-            )
-        super().init_hf_repo(*args, **kwargs)
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Save the export to `output_dir` and upload it, alone, as [`MedMergeModel.push_to_hub`] does.
-
-        Args:
-            commit_message: first line.
-            blocking: `False` uploads in the background.
-            token: instead of `args.hub_token`.
-            revision: branch; `args.hub_revision` by default.
-            private: whether a repository made here is; `args.hub_private_repo` by default.
-            kwargs: `tags` for the card. What else `Trainer.create_model_card` takes (`dataset`, `finetuned_from`, ...)
-                this card has from the merge itself.
-
-        Returns:
-            `CommitInfo`, or a `Future` of it; `None` on processes that do not write.
-        """
-        if not isinstance(self._plain_wrapper(), MedMergeModel):
-            return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if private is not None:
-            self.args.hub_private_repo = private
-        token = token or self.args.hub_token
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token)
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        self._finish_current_push()
-        return push_export(
-            self.args.output_dir,
-            self.hub_model_id,
-            token=token,
-            revision=revision or getattr(self.args, "hub_revision", None),
-            commit_message=commit_message,
-            run_as_future=not blocking,
-            tags=[tags] if isinstance(tags := kwargs.get("tags") or [], str) else tags,
-        )
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """`hub_strategy="every_save"`: an export of now goes up in the background."""
-        model = self._plain_wrapper()
-        if not isinstance(model, MedMergeModel):
-            super()._push_from_checkpoint(checkpoint_folder)
-            return
-        running = getattr(self, "push_in_progress", None)
-        busy = running is not None and not running.is_done()
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
-            return
-        if busy and not self.args.hub_always_push:
-            return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self._finish_current_push()
-        model.save_pretrained(self.args.output_dir)
-        job = push_export(
-            self.args.output_dir,
-            self.hub_model_id,
-            token=self.args.hub_token,
-            revision=getattr(self.args, "hub_revision", None),
-            commit_message=f"Training in progress, step {self.state.global_step}",
-            run_as_future=True,
-        )
-        self.push_in_progress = PushInProgress([job])

@@ -143,17 +143,26 @@ def test_a_push_can_go_to_a_branch_or_a_pull_request_or_a_private_repository(hub
     ).all()
 
 
-def test_a_push_replaces_an_earlier_export_and_leaves_other_files(hub, model):
-    model.push_to_hub("tester/pushed", max_shard_size="200KB")
+def native():
+    """A merge of transformers' own networks, whose weights may lie in several files."""
+    sources = [ResNetForImageClassification(ResNetConfig(hidden_sizes=[8, 12], depths=[1, 1])) for _ in range(2)]
+    return MedMergeModel.from_sources(sources, num_labels=3)
+
+
+def test_a_push_replaces_an_earlier_export_and_leaves_other_files(hub):
+    model = native()
+    model.push_to_hub("tester/pushed", max_shard_size="5KB")
     HfApi().upload_file(repo_id="tester/pushed", path_in_repo="notes.txt", path_or_fileobj=b"mine")
     shards = digests(hub, "tester/pushed").keys() - EXPORT - {"notes.txt"}
     assert "model.safetensors.index.json" in shards
     model.push_to_hub("tester/pushed")
-    assert digests(hub, "tester/pushed").keys() == EXPORT | {"notes.txt"}
+    assert digests(hub, "tester/pushed").keys() == EXPORT | {"notes.txt", "preprocessor_config.json"}
 
 
-def test_saving_into_a_folder_replaces_an_earlier_export_too(model, tmp_path):
-    model.save_pretrained(tmp_path / "out", max_shard_size="200KB")
+def test_saving_into_a_folder_replaces_an_earlier_export_too(tmp_path):
+    model = native()
+    model.save_pretrained(tmp_path / "out", max_shard_size="5KB")
+    assert len(list((tmp_path / "out").glob("model-*"))) > 1
     model.save_pretrained(tmp_path / "out")
     assert {file.name for file in (tmp_path / "out").glob("model*")} == {"model.safetensors"}
 

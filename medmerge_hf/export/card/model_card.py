@@ -12,8 +12,11 @@ from ...sources.reference import source_name
 from .data_card import data_line, data_table, in_order, left_out_lines, page, pixel_lines
 from .licenses import merged_license
 from .record import AFTER, ALWAYS, METHOD, TAKEN, method_name
-from .reproduce import USUAL, merge_call, merge_settings
+from .reproduce import USUAL, merge_call, merge_settings, own_fields
 
+
+# In a record: whether the weights that it stands beside are those of a merge.
+MERGED = "merged"
 
 FIGURE = "medmerge/kernel_weights.png"
 
@@ -41,9 +44,14 @@ def render_card(config: MedMergeConfig, name: str, tags: Sequence[str] = ()) -> 
     return str(ModelCard.from_template(data, template_str=template, **_sections(config, name, license_, warnings)))
 
 
+def sources_behind(config: MedMergeConfig) -> list[dict[str, Any]]:
+    """The sources that the weights come from: none where a config names several and nothing was merged."""
+    return config.sources if config.record.get(MERGED, True) or len(config.sources) == 1 else []
+
+
 def source_licenses(config: MedMergeConfig) -> tuple[str, list[str]]:
     """Licence of the model and warnings about it, see [`licenses.merged_license`]."""
-    return merged_license({source_name(source): source["license"] for source in config.sources})
+    return merged_license({source_name(source): source["license"] for source in sources_behind(config)})
 
 
 def card_data(config: MedMergeConfig, name: str, license_: str, tags: Sequence[str] = ()) -> Any:
@@ -61,10 +69,9 @@ def card_data(config: MedMergeConfig, name: str, license_: str, tags: Sequence[s
     from huggingface_hub import ModelCardData
 
     timm = config.network.get("model_type") == "timm_wrapper"
-    bases = [source["id"] for source in config.sources if source["revision"]]
-    relation: dict[str, Any] = (
-        {"base_model_relation": "merge" if len(config.sources) > 1 else "finetune"} if bases else {}
-    )
+    sources = sources_behind(config)
+    bases = [source["id"] for source in sources if source["revision"]]
+    relation: dict[str, Any] = {"base_model_relation": "merge" if len(sources) > 1 else "finetune"} if bases else {}
     data_id = config.record.get("data", {}).get("hub_id")
     results = eval_results(config)
     return ModelCardData(
@@ -115,7 +122,8 @@ def eval_results(config: MedMergeConfig) -> list[Any]:
 
 def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequence[str]) -> dict[str, Any]:
     """What the template is filled with."""
-    record = config.record
+    record, sources = config.record, sources_behind(config)
+    names = [source_name(source) for source in sources]
     results, data = record.get("results", []), record.get("data", {})
     weights, multi_label = record.get("kernel_weights", {}), config.problem_type == MULTI_LABEL
     others = {name: value for name, value in merge_settings(config).items() if name not in USUAL}
@@ -123,24 +131,26 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
         "name": name,
         "title": name.rsplit("/", 1)[-1],
         "config": config,
-        "merged": len(config.sources) > 1,
+        "merged": len(sources) > 1,
         "fine_tuned": "finetune" in record.get("training", {}),
         "architecture": config.network.get("architecture") or config.network.get("model_type"),
         "library": "timm" if config.network.get("model_type") == "timm_wrapper" else "transformers",
         "labels": [str(label) for label in config.id2label.values()],
         "preprocessing": record.get("preprocessing", "see config.json"),
         "grey": _channels(config.network) == 1,
-        "sources": [{"name": source_name(source), "notes": source["notes"]} for source in config.sources],
+        "sources": [
+            {"name": source_name(source), "told": _told(source), "notes": source["notes"]} for source in sources
+        ],
         "call": merge_call(config),
         "settings": ", ".join(f"`{name}={value!r}`" for name, value in others.items()),
-        "sources_table": _sources_table(config.sources),
-        "anchor": source_name(config.sources[0]),
+        "sources_table": _sources_table(sources),
+        "anchor": names[0] if names else "",
         "license": license_,
         "license_warnings": warnings,
         "kernels": record.get("kernels"),
         "tensors": record.get("tensors"),
         "statistics": record.get("statistics"),
-        "weights_table": _weights_table(weights, [source_name(source) for source in config.sources]),
+        "weights_table": _weights_table(weights, names),
         "figure": FIGURE,
         "data_line": data_line(data),
         "data_table": data_table(data, config.id2label.values()),
@@ -165,6 +175,12 @@ def _channels(network: Mapping[str, Any]) -> int:
 
 def _link(source: Mapping[str, Any]) -> str:
     return page(source["id"]) if source["revision"] else source_name(source)
+
+
+def _told(source: Mapping[str, Any]) -> str:
+    """By what a source was read, and what was said of it."""
+    told = [f"`{name}={value!r}`" for name, value in own_fields(source).items()]
+    return ", ".join([f"read by `{source['loader']}`", *told])
 
 
 def _sources_table(sources: Sequence[Mapping[str, Any]]) -> str:

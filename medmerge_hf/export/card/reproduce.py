@@ -64,7 +64,7 @@ def _architecture(config: MedMergeConfig) -> str | None:
 
 
 def _source(source: Mapping[str, Any]) -> str:
-    own = _own_fields(source)
+    own = own_fields(source)
     if not own:
         return repr(f"{source['id']}@{source['revision']}" if source["revision"] else source_name(source))
     place = {"id": source_name(source)} | ({"revision": source["revision"]} if source["revision"] else {})
@@ -75,8 +75,16 @@ def _hint(source: Mapping[str, Any]) -> str:
     return "  # a network in memory: put it here" if source["loader"] == "memory" else ""
 
 
-def _own_fields(source: Mapping[str, Any]) -> dict[str, Any]:
-    """What was said of one source beside where it lies."""
+def own_fields(source: Mapping[str, Any]) -> dict[str, Any]:
+    """What was said of one source beside where it lies.
+
+    Args:
+        source: of a config.
+
+    Example:
+        >>> own_fields({"id": "a.pth", "entry": "state_dict_ema", "sha256": "0"})
+        {'entry': 'state_dict_ema'}
+    """
     found = _changed(SourceReference, source, FOUND)
     if "input" in found:
         stated = InputConvention.parse(found["input"])

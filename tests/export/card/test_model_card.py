@@ -47,6 +47,18 @@ def test_a_card_of_a_merge_of_files_names_no_base_model_and_says_that_nothing_is
     assert "states no licence" in card.text
 
 
+def test_a_card_says_what_was_read_chosen_and_left_out_of_each_source(tmp_path):
+    torch.save({"state_dict": network(0).state_dict(), "state_dict_ema": network(1).state_dict()}, tmp_path / "a.pth")
+    sources = [{"id": str(tmp_path / "a.pth"), "entry": name} for name in ("state_dict", "state_dict_ema")]
+    model = MedMergeModel.from_sources(sources, architecture="test_resnet", num_labels=2)
+    lines = render_card(model.config, "me/merged").splitlines()
+    for entry in ("state_dict", "state_dict_ema"):
+        start = lines.index(f"- a.pth: read by `file`, `entry='{entry}'`")
+        own = lines[start + 1 : start + 8]
+        assert any(f"entry '{entry}' read" in line for line in own)
+        assert "  - dropped fc.bias, fc.weight (not part of the backbone)" in own
+
+
 def test_only_hub_ids_become_base_models(model):
     model.config.sources[1] |= {"id": "timm/resnet18.a1_in1k", "revision": "a" * 40, "license": "apache-2.0"}
     card = ModelCard(render_card(model.config, "merged"))
