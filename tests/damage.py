@@ -1,7 +1,10 @@
 """Small files of every format, and what may happen to them on the way: bytes changed, cut, doubled, swapped."""
 
+import io
+import json
 import pickle
 import random
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +60,38 @@ def _pt2(file: Path) -> None:
     torch.export.save(torch.export.export(Small().eval(), (torch.zeros(1, 3, 8, 8),)), file)
 
 
+def _rounded(file: Path) -> None:
+    import onnx
+    from onnx import helper, numpy_helper
+
+    arrays = {"w_quantized": np.ones((4, 3, 3, 3), np.int8), "w_scale": np.float32(0.5), "w_zero_point": np.int8(0)}
+    known = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
+    nodes = [helper.make_node("DequantizeLinear", list(arrays), ["w"]), helper.make_node("Conv", ["x", "w"], ["y"])]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [], [], known), producer_name="pytorch"), file)
+
+
+def _tfjs(file: Path) -> None:
+    weights = [
+        {"name": "conv/kernel", "shape": [3, 3, 3, 4], "dtype": "float32"},
+        {
+            "name": "bn/gamma",
+            "shape": [4],
+            "dtype": "float32",
+            "quantization": {"dtype": "uint8", "scale": 1, "min": 0},
+        },
+    ]
+    numbers = np.ones(108, "<f4").tobytes() + bytes(4)
+    (file.parent / "part.bin").write_bytes(numbers)
+    manifest = [{"paths": ["part.bin"], "weights": weights}]
+    file.write_text(json.dumps({"format": "layers-model", "modelTopology": {}, "weightsManifest": manifest}))
+
+
+def _script(file: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Small().eval()).save(str(file))
+
+
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "a.safetensors": lambda file: save_file(TENSORS, file),
     "a.pth": lambda file: torch.save({"state_dict": TENSORS, "epoch": 3}, file),
@@ -66,12 +101,31 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "a.keras": _keras,
     "a.onnx": _onnx,
     "a.pt2": _pt2,
+    "rounded.onnx": _rounded,
+    "script.pt": _script,
+    "model.json": _tfjs,
     "a.safetensors.index.json": lambda file: file.write_text('{"weight_map": {"a": "a.safetensors", "b": "b.bin"}}'),
 }
 
 
 def damaged(whole: bytes, chance: random.Random) -> bytes:
-    """One to four accidents."""
+    """One to four accidents; to a zip, half of the time inside one of its members, its table made anew."""
+    if whole.startswith(b"PK") and chance.random() < 0.5:
+        return _damaged_inside(whole, chance)
+    return _accidents(whole, chance)
+
+
+def _damaged_inside(whole: bytes, chance: random.Random) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(made, "w") as new:
+        hit = chance.choice([member for member in old.infolist() if member.file_size])
+        for member in old.infolist():
+            content = old.read(member)
+            new.writestr(member.filename, _accidents(content, chance) if member is hit else content)
+    return made.getvalue()
+
+
+def _accidents(whole: bytes, chance: random.Random) -> bytes:
     content = bytearray(whole)
     for _ in range(chance.randint(1, 4)):
         place, length = chance.randrange(len(content) or 1), chance.randint(1, 16)

@@ -93,7 +93,7 @@ def attach_sources(
     for parameter in backbone.values():
         parameter.requires_grad_(False)
     weights = kernel_layout(network, config, len(loaded))
-    weights.set_sources(anchor.tensors, [source.tensors for source in tensors[1:]])
+    weights.set_sources(anchor.tensors, [anchor.tensors | source.tensors for source in tensors[1:]])
     weights.reset(config.init)
     weights.held = set(matching(weights.names, config.freeze))
     return MergedNetwork(network, weights, [source.without(backbone) for source in found]), references

@@ -17,11 +17,13 @@ from ..networks.backbone import (
     second_names,
 )
 from ..networks.build import architecture_name, input_shape
+from ..networks.timm_config import CLASSIFIER, lacks_classifier
 from ..sources.reference import BY_ORDER, LoadedSource, NetworkVariant
 from .input_folding import find_stems
-from .name_maps import Names, Translation, translate
+from .name_maps import PAIRED, Names, Translation, torchvision_original, translate
 from .native_names import in_memory
 from .state_dict import find_prefix, shared_prefix
+from .unfolding import unfold
 
 
 @dataclasses.dataclass
@@ -39,6 +41,8 @@ class Case:
         notes: a phrase for each thing that was done.
         resampled: whether it was made for another image size.
         like_anchor: whether it was run and found to be the anchor's network.
+        by_order: whether its names told nothing.
+        headless: whether it lacks the hidden layers of a VGG's classifier.
     """
 
     network: Any
@@ -51,6 +55,8 @@ class Case:
     notes: list[str] = dataclasses.field(default_factory=list)
     resampled: bool = False
     like_anchor: bool = False
+    by_order: bool = False
+    headless: bool = False
 
     @property
     def name(self) -> str:
@@ -115,15 +121,24 @@ def under_the_anchors_names(network: Any, source: LoadedSource) -> Case:
         tensors, origin = in_memory(network, source.tensors)
         source = dataclasses.replace(source, tensors=tensors)
     wanted = backbone_state(network)
+    headless = lacks_classifier(backbone_module(network).state_dict(), source.tensors)
+    wanted = without_classifier(wanted) if headless else wanted
     prefix = "" if key_map else find_prefix(source.tensors, wanted)
     source = _named_once(network, source, prefix)
     found = None
-    if key_map or not {prefix + name for name in backbone_parameters(network)} <= source.tensors.keys():
+    source, notes = (source, []) if key_map else _unfolded(network, source)
+    needed = {prefix + name for name in backbone_parameters(network) if name in wanted}
+    if key_map or not needed <= source.tensors.keys():
         found = _translated(network, source, wanted)
     if found is not None:
-        return _translated_case(network, source, found, wanted, origin)
+        return dataclasses.replace(_translated_case(network, source, found, wanted, origin, notes), headless=headless)
     pairs = {name: prefix + name for name in wanted if prefix + name in source.tensors}
-    return Case(network, source, dict(source.tensors), pairs, prefix, origin)
+    return Case(network, source, dict(source.tensors), pairs, prefix, origin, notes=notes, headless=headless)
+
+
+def without_classifier(names: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's tensors without the hidden layers of a VGG's classifier."""
+    return {name: tensor for name, tensor in names.items() if not name.startswith(f"{CLASSIFIER}.")}
 
 
 def _named_once(network: Any, source: LoadedSource, prefix: str) -> LoadedSource:
@@ -146,7 +161,8 @@ def _translated(network: Any, source: LoadedSource, wanted: Mapping[str, Tensor]
     key_map = source.reference.key_map
     names = Names(source.tensors, wanted, backbone_module(network), architecture_name(network), source.network_config)
     found = translate(names, key_map)
-    if found is None and source.module is not None:  # names tell nothing; running it will tell
+    strange = source.module is not None or (source.run is not None and not _mostly_there(source, wanted))
+    if found is None and strange:  # names tell nothing; running it will tell
         found = translate(names, BY_ORDER)
     if found is None and key_map:
         raise ArchitectureMismatchError(
@@ -156,15 +172,51 @@ def _translated(network: Any, source: LoadedSource, wanted: Mapping[str, Tensor]
     return found
 
 
+def _mostly_there(source: LoadedSource, wanted: Mapping[str, Tensor]) -> bool:
+    """Whether most names of a source are the anchor's."""
+    prefix = find_prefix(source.tensors, wanted)
+    return 2 * sum(prefix + name in source.tensors for name in wanted) > len(wanted)
+
+
+def _unfolded(network: Any, source: LoadedSource) -> tuple[LoadedSource, list[str]]:
+    """A source with the BatchNorms that an export folded, by the anchor's names or torchvision's."""
+    stated = source.reference.variant
+    original = torchvision_original(architecture_name(network))
+    for named in (backbone_module(network), original):
+        if named is not None:
+            tensors, notes = unfold(source.tensors, named, stated.bn_eps if stated else None)
+            if notes:
+                return dataclasses.replace(source, tensors=tensors), notes
+    return source, []
+
+
 def _translated_case(
-    network: Any, source: LoadedSource, found: Translation, wanted: Mapping[str, Tensor], origin: Mapping[str, str]
+    network: Any,
+    source: LoadedSource,
+    found: Translation,
+    wanted: Mapping[str, Tensor],
+    origin: Mapping[str, str],
+    notes: list[str],
 ) -> Case:
-    rest = found.rest
+    source = _with_variant(source, found)
+    given, rest = source.tensors if found.tensors is None else found.tensors, found.rest
     if rest is None:
         used = {name for theirs in found.pairs.values() for name in theirs}
-        shared = shared_prefix(source.tensors)
-        rest = {name.removeprefix(shared): name for name in source.tensors if name not in used}
-    tensors = {name: source.tensors[own] for name, own in rest.items()} | found.apply(source.tensors, wanted)
+        shared = shared_prefix(given)
+        rest = {name.removeprefix(shared): name for name in given if name not in used}
+    tensors = {name: given[own] for name, own in rest.items()} | found.apply(given, wanted)
     pairs = {ours: theirs[0] for ours, theirs in found.pairs.items()}
     original = found.original() if found.original is not None else None
-    return Case(network, source, tensors, pairs, origin=origin, original=original, notes=[found.note])
+    notes, by_order = [*notes, found.note], found.note.startswith(PAIRED)
+    return Case(network, source, tensors, pairs, origin=origin, original=original, notes=notes, by_order=by_order)
+
+
+def _with_variant(source: LoadedSource, found: Translation) -> LoadedSource:
+    """The source with what its names tell of its network; what they leave open the user has to say."""
+    reference = source.reference
+    if found.ask and reference.variant is None:
+        raise ArchitectureMismatchError(f"Source {reference.id!r}: {found.note}. {found.ask}")
+    if found.variant is None:
+        return source
+    variant = (reference.variant or NetworkVariant()).or_else(found.variant)
+    return dataclasses.replace(source, reference=dataclasses.replace(reference, variant=variant))

@@ -13,7 +13,7 @@ from ..networks.build import architecture_name, input_shape
 from ..networks.features import feature_difference
 from ..networks.input_convention import InputConvention
 from ..sources.reference import LoadedSource
-from .case import Case, under_the_anchors_names
+from .case import Case, under_the_anchors_names, without_classifier
 from .folding import fold_eps, fold_input
 from .original import check_description, original_of
 from .position_embeddings import resampled
@@ -60,20 +60,27 @@ def convert_onto(
     case.like_anchor = like_anchor
     _refuse_unfoldable(case)
     wanted: dict[str, Tensor] = dict(backbone_parameters(network))
+    if case.headless and not anchor:
+        kept = len(wanted)
+        wanted = without_classifier(wanted)
+        case.notes += ["its classifier's hidden layers are not there: the anchor's stay"] if len(wanted) < kept else []
     if wanted.keys() <= case.pairs.keys():  # otherwise convert_state_dict says what is missing
         _check_statistics(case)
         _adapt(case, anchor_input)
     buffers = backbone_buffers(network)
     if anchor:
         wanted |= {name: b for name, b in buffers.items() if b.is_floating_point() and name in case.pairs}
-    found = convert_state_dict(
-        case.tensors,
-        wanted,
-        optional=buffers.keys() - wanted.keys(),
-        head=head_modules(network),
-        source=case.name,
-        architecture=architecture_name(network),
-    )
+    try:
+        found = convert_state_dict(
+            case.tensors,
+            wanted,
+            optional=buffers.keys() - wanted.keys(),
+            head=head_modules(network),
+            source=case.name,
+            architecture=architecture_name(network),
+        )
+    except ArchitectureMismatchError as error:
+        raise ArchitectureMismatchError(f"{error} {source.hint}".strip()) from error
     pairs = {ours: case.origin.get(theirs, theirs) for ours, theirs in case.pairs.items()}
     found = dataclasses.replace(found, notes=[*source.notes, *case.notes, *found.notes], pairs=pairs)
     logger.info("Source %s: %s.", case.name, "; ".join(found.notes))
@@ -109,6 +116,8 @@ def _adapt(case: Case, anchor_input: InputConvention | None) -> None:
     if not case.resampled:
         case.original = original_of(case)
     fold_eps(case)
+    if case.source.run is not None and not case.resampled:
+        case.original = case.source.run
     if case.empty:
         _compare_structure(case)
     else:
@@ -118,7 +127,9 @@ def _adapt(case: Case, anchor_input: InputConvention | None) -> None:
 
 def _resample_positions(case: Case) -> None:
     for name, wanted in backbone_parameters(case.network).items():
-        tensor = case.tensors[case.prefix + name]
+        tensor = case.tensors.get(case.prefix + name)
+        if tensor is None:  # of a VGG's classifier
+            continue
         found = resampled(name, tensor, wanted)
         if found is not None:
             case.tensors[case.prefix + name] = found
@@ -142,17 +153,22 @@ def _verify(case: Case) -> None:
             why = "it was made for another image size" if case.resampled else "its own network is not known"
             case.notes.append(f"not verified: {why}")
         return
-    images = noise(case.channels, *input_shape(case.network)[1:])
+    size = getattr(case.original, "image_size", None) or input_shape(case.network)[1:]
+    images = noise(case.channels, *size)
     ours = with_tensors(case.network, case.own(), case.below, case.stems)
+    if case.headless:
+        ours = ours.get_submodule(case.below).get_submodule("features")
+        case.original = getattr(case.original, "features", case.original)
     aligned = align_layer_norms(copy.deepcopy(case.original), ours)
     difference = feature_difference(aligned or case.original, ours, images)
-    if difference < TOLERANCE:
+    tolerance = getattr(case.original, "precision", TOLERANCE)
+    if difference < tolerance:
         case.notes.append(f"features equal to {difference:.1g}")
     elif not case.variant.accept:
         found = structure_differences(case.original, case.backbone, case.pairs)
         raise _another_network(case, found, f" (relative difference {difference:.2g})")
     real = apply_variant(copy.deepcopy(case.original), case.variant)
-    if difference >= TOLERANCE or unfoldable or aligned is not None:
+    if difference >= tolerance or unfoldable or aligned is not None:
         apart = feature_difference(real, ours, images)
         what = ", ".join(unfoldable) or ("another LayerNorm eps" if aligned is not None else "another network")
         case.notes.append(f"{what}: features differ by {apart:.2g}")
@@ -160,6 +176,12 @@ def _verify(case: Case) -> None:
 
 
 def _another_network(case: Case, found: list[str], measured: str = "") -> ArchitectureMismatchError:
+    if case.by_order:
+        return ArchitectureMismatchError(
+            f"Source {case.name!r} has names that nobody knows; paired by shape and order, it computes other features "
+            f"than {architecture_name(case.network)}{measured}. Merge checkpoints of one network, under its names. "
+            f"{case.source.hint}".strip()
+        )
     return ArchitectureMismatchError(
         f"Source {case.name!r} has the shapes of {architecture_name(case.network)} but is another network: with its "
         f"weights the anchor computes other features{measured}{': ' + '; '.join(found) if found else ''}. Merge "

@@ -16,9 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..sources.reference import BY_ORDER
+from ..networks.timm_config import lacks_classifier
+from ..sources.reference import BY_ORDER, NetworkVariant
 from .name_maps_keras import KERAS
-from .state_dict import find_prefix
+from .name_maps_packages import dialects_of
+from .name_maps_transformers import NATIVE
+from .state_dict import find_prefix, shared_prefix
+from .unfolding import norms_behind, unfold
 
 
 # timm -> torchvision, where the two do not share their names (resnet and densenet do).
@@ -31,65 +35,17 @@ TORCHVISION = {
     **{f"vit_{name}_patch{patch}_224": f"vit_{name[0]}_{patch}" for name in ("base", "large") for patch in (16, 32)},
     **{f"swin_{name}_patch4_window7_224": f"swin_{name[0]}" for name in ("tiny", "small", "base")},
     **{f"vgg{depth}{norm}": f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")},
+    "inception_v3": "inception_v3",
 }
+
+# Of torchvision's networks, what only their training needs.
+AUXILIARY = "AuxLogits."
+
+PAIRED = "paired by shape and order"
 
 STATISTICS = ("running_mean", "running_var")
 
 LEGACY_DENSENET = {r"\.(norm|conv)\.([12])\.": r".\1\2."}
-
-# transformers -> timm, as regular expressions over names in memory (transformers 5) and in files.
-_BLOCK = {
-    r"attention\.(?:q_proj|(?:attention|self)\.query)\.": r"attn.qkv.0.",
-    r"attention\.(?:k_proj|(?:attention|self)\.key)\.": r"attn.qkv.1.",
-    r"attention\.(?:v_proj|(?:attention|self)\.value)\.": r"attn.qkv.2.",
-    r"attention\.(?:o_proj|output\.dense)\.": r"attn.proj.",
-    r"attention\.(?:self\.)?(?:relative_position_bias\.)?relative_position_bias_table": (
-        r"attn.relative_position_bias_table"
-    ),
-    r"layernorm_before\.": r"norm1.",
-    r"layernorm_after\.": r"norm2.",
-    r"(?:intermediate\.dense|mlp\.fc1)\.": r"mlp.fc1.",
-    r"(?:output\.dense|mlp\.fc2)\.": r"mlp.fc2.",
-}
-
-NATIVE: dict[str, dict[str, Any]] = {
-    "resnet": {
-        r"^embedder\.embedder\.convolution\.": r"conv1.",
-        r"^embedder\.embedder\.normalization\.": r"bn1.",
-        r"^encoder\.stages\.(\d+)\.layers\.": lambda found: f"layer{int(found[1]) + 1}.",
-        r"shortcut\.convolution\.": r"downsample.0.",
-        r"shortcut\.normalization\.": r"downsample.1.",
-        r"layer\.(\d+)\.convolution\.": lambda found: f"conv{int(found[1]) + 1}.",
-        r"layer\.(\d+)\.normalization\.": lambda found: f"bn{int(found[1]) + 1}.",
-    },
-    "vit": {
-        r"^embeddings\.cls_token": r"cls_token",
-        r"^embeddings\.position_embeddings": r"pos_embed",
-        r"^embeddings\.patch_embeddings\.projection\.": r"patch_embed.proj.",
-        r"^(?:encoder\.layer|layers)\.(\d+)\.": r"blocks.\1.",
-        r"^layernorm\.": r"norm.",
-        **_BLOCK,
-    },
-    "convnext": {
-        r"^embeddings\.patch_embeddings\.": r"stem.0.",
-        r"^embeddings\.layernorm\.": r"stem.1.",
-        r"^encoder\.stages\.(\d+)\.downsampling_layer\.": r"stages.\1.downsample.",
-        r"^encoder\.stages\.(\d+)\.layers\.": r"stages.\1.blocks.",
-        r"^layernorm\.": r"head.norm.",
-        r"layer_scale_parameter": r"gamma",
-        r"dwconv\.": r"conv_dw.",
-        r"layernorm\.": r"norm.",
-        r"pwconv(\d)\.": r"mlp.fc\1.",
-    },
-    "swin": {
-        r"^embeddings\.patch_embeddings\.projection\.": r"patch_embed.proj.",
-        r"^embeddings\.norm\.": r"patch_embed.norm.",
-        r"^encoder\.layers\.(\d+)\.downsample\.": lambda found: f"layers.{int(found[1]) + 1}.downsample.",
-        r"^encoder\.layers\.": r"layers.",
-        r"^layernorm\.": r"norm.",
-        **_BLOCK,
-    },
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +58,18 @@ class Translation:
         original: makes the network that the names come from, where it is known.
         rest: what stands for nothing of the anchor's: the name it would have there -> name in the checkpoint. By
             default all that is not in `pairs`, under its own name.
+        tensors: the checkpoint, where it had to be changed first.
+        variant: in what the network of these names differs from the anchor's.
+        ask: what these names leave open, and only the user knows.
     """
 
     pairs: dict[str, tuple[str, ...]]
     note: str
     original: Callable[[], nn.Module] | None = None
     rest: dict[str, str] | None = None
+    tensors: Mapping[str, Tensor] | None = None
+    variant: NetworkVariant | None = None
+    ask: str = ""
 
     def apply(self, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The checkpoint's tensors under the anchor's names; linear layers become the convolutions they stand for."""
@@ -161,7 +123,7 @@ def translate(names: Names, key_map: Mapping[str, str] | str | None = None) -> T
         return _by_order(names)
     if key_map:
         return _renamed(names, partial(_substitute, dict(key_map)), "key_map applied")  # type: ignore[arg-type]
-    for translator in (_numbered, _legacy_densenet, _torchvision, _keras, _native, _timm_converter):
+    for translator in (_numbered, _legacy_densenet, _torchvision, _dialect, _keras, _native, _timm_converter):
         if found := translator(names):
             return found
     return None
@@ -196,30 +158,52 @@ def _substitute(rules: Mapping[str, Any], name: str) -> str:
 def _numbered(names: Names) -> Translation | None:
     """`nn.Sequential(*network.children())`, as RadImageNet's checkpoints: numbers instead of the outermost names."""
     note = "nn.Sequential numbering undone"
-    if back := _unnumbered(names.backbone, names.wanted, names.tensors):
-        return Translation({ours: (theirs,) for ours, theirs in back.items()}, note)
-    original = _torchvision_network(names)
+    if found := _unnumbered(names.backbone, names.wanted, names.tensors):
+        pairs, rest = found
+        return Translation({ours: (theirs,) for ours, theirs in pairs.items()}, note, rest=rest)
+    original = torchvision_original(names.architecture)
     if original is None:
         return None
-    last = f"{last_linear(original)}."
-    back = _unnumbered(original, [name for name in _floating(original) if not name.startswith(last)], names.tensors)
-    inner = _torchvision(dataclasses.replace(names, tensors={k: names.tensors[v] for k, v in (back or {}).items()}))
-    if back is None or inner is None:
+    theirs = _torchvision_body(original)
+    found = _unnumbered(original, theirs, names.tensors)
+    if found is None:
         return None
-    pairs = {ours: tuple(back[name] for name in theirs) for ours, theirs in inner.pairs.items()}
-    return Translation(pairs, f"{note}, {inner.note}")
+    back, rest = found
+    inner = _torchvision(dataclasses.replace(names, tensors={k: names.tensors[v] for k, v in back.items()}))
+    if inner is None:
+        return None
+    pairs = {ours: back[name] for ours, (name,) in inner.pairs.items()}
+    return Translation({ours: (name,) for ours, name in pairs.items()}, f"{note}, {inner.note}", rest=rest)
 
 
-def _unnumbered(network: nn.Module, wanted: Iterable[str], tensors: Mapping[str, Tensor]) -> dict[str, str] | None:
-    """Name in the network -> name in a checkpoint that numbers the network's children."""
-    places = {name: index for index, (name, _) in enumerate(network.named_children())}
+def _unnumbered(
+    network: nn.Module, wanted: Iterable[str], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, str], dict[str, str]] | None:
+    """Name in the network -> name in a checkpoint that numbers the network's children; and the rest likewise."""
+    children = [name for name, _ in network.named_children()]
+    places = {name: str(index) for index, name in enumerate(children)}
     split = {name: name.partition(".") for name in wanted}
     numbered = {f"{places[top]}.{rest}": name for name, (top, dot, rest) in split.items() if dot and top in places}
     prefix = find_prefix(tensors, numbered)
     needed = {prefix + name for name in numbered if not name.endswith(STATISTICS)}
     if len(numbered) < len(split) or not needed <= tensors.keys():
         return None
-    return {name: prefix + key for key, name in numbered.items() if prefix + key in tensors}
+    pairs = {name: prefix + key for key, name in numbered.items() if prefix + key in tensors}
+    shared, rest, used = shared_prefix(tensors), dict[str, str](), set(pairs.values())
+    for name in tensors.keys() - used:
+        top, _, leaf = name.removeprefix(prefix).partition(".")
+        if name.startswith(prefix) and top.isdigit() and int(top) < len(children):
+            rest[f"{children[int(top)]}.{leaf}"] = name
+        else:  # fastai's network is a body, 0, and a head, 1
+            own = name.removeprefix(shared)
+            rest[f"head.{own}" if prefix and own.split(".")[0].isdigit() else own] = name
+    return pairs, rest
+
+
+def _torchvision_body(original: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of a torchvision network without its heads."""
+    heads = (f"{last_linear(original)}.", AUXILIARY)
+    return {name: shape for name, shape in _floating(original).items() if not name.startswith(heads)}
 
 
 def _legacy_densenet(names: Names) -> Translation | None:
@@ -230,11 +214,12 @@ def _legacy_densenet(names: Names) -> Translation | None:
 
 
 def _torchvision(names: Names) -> Translation | None:
-    original = _torchvision_network(names)
+    original = torchvision_original(names.architecture)
     if original is None:
         return None
-    last = last_linear(original)
-    theirs = {key: shape for key, shape in _floating(original).items() if not key.startswith(f"{last}.")}
+    theirs = _torchvision_body(original)
+    if lacks_classifier(names.backbone.state_dict(), names.tensors):
+        theirs = {name: shape for name, shape in theirs.items() if not name.startswith("classifier.")}
     prefix = find_prefix(names.tensors, theirs)
     if not {prefix + key for key in theirs} <= names.tensors.keys():
         return None
@@ -247,6 +232,17 @@ def _torchvision(names: Names) -> Translation | None:
         f"torchvision's names for {kind} translated",
         partial(torchvision_network, kind),
     )
+
+
+def _dialect(names: Names) -> Translation | None:
+    """Packages that build their networks themselves."""
+    for dialect in dialects_of(names.tensors):
+        tensors = dialect.prepare(names.tensors)
+        rename = partial(_substitute, dialect.rules(names.backbone))
+        note = f"names of {dialect.name} translated"
+        if found := _renamed(dataclasses.replace(names, tensors=tensors), rename, note):
+            return dataclasses.replace(found, tensors=tensors, variant=dialect.variant, ask=dialect.ask)
+    return None
 
 
 def _native(names: Names) -> Translation | None:
@@ -297,14 +293,31 @@ def _timm_converter(names: Names) -> Translation | None:
 
 
 def _by_order(names: Names) -> Translation | None:
-    theirs = {key: tuple(t.shape) for key, t in names.tensors.items() if t.is_floating_point()}
+    theirs = {key: tuple(t.shape) for key, t in names.tensors.items() if t.is_floating_point() and t.numel() > 1}
     ours = {name: tuple(tensor.shape) for name, tensor in names.wanted.items()}
     heads = [name for name in theirs if name.endswith(".weight") and len(theirs[name]) == 2][-1:]
     body = {k: s for k, s in theirs.items() if not any(k.startswith(f"{h.rpartition('.')[0]}.") for h in heads)}
-    pairs = align_by_order(ours, theirs) or align_by_order(ours, body)
+    if pairs := align_by_order(ours, theirs) or align_by_order(ours, body):
+        return Translation({name: (key,) for name, key in pairs.items()}, PAIRED, rest={})
+    folded = _folded(names.backbone, ours)
+    pairs = align_by_order(folded, theirs) or align_by_order(folded, body)
     if pairs is None:
         return None
-    return Translation({name: (key,) for name, key in pairs.items()}, "paired by shape and order", rest={})
+    tensors, notes = unfold({name: names.tensors[key] for name, key in pairs.items()}, names.backbone)
+    return Translation({name: (name,) for name in ours}, "; ".join([PAIRED, *notes]), rest={}, tensors=tensors)
+
+
+def _folded(backbone: nn.Module, ours: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes as they would be with BatchNorms folded into the convolutions before them."""
+    norms = norms_behind(backbone)
+    gone = {f"{norm}.{leaf}" for norm in norms.values() for leaf in ("weight", "bias", *STATISTICS)}
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in ours.items():
+        if name not in gone:
+            found[name] = shape
+        if name.removesuffix(".weight") in norms:
+            found[f"{name.removesuffix('.weight')}.bias"] = shape[:1]
+    return found
 
 
 def align_by_order(
@@ -344,20 +357,21 @@ def _floating(network: nn.Module) -> dict[str, tuple[int, ...]]:
     return {key: tuple(t.shape) for key, t in network.state_dict().items() if t.is_floating_point()}
 
 
-def _torchvision_network(names: Names) -> nn.Module | None:
-    """On the meta device: its names and shapes alone."""
-    kind = TORCHVISION.get(names.architecture)
-    if kind is None:
-        return None
-    with torch.device("meta"):
-        return torchvision_network(kind)
-
-
 def torchvision_network(name: str) -> nn.Module:
     """torchvision's network, with fresh weights."""
     import torchvision
 
-    return torchvision.models.get_model(name, weights=None)
+    quick = {"init_weights": False} if name == "inception_v3" else {}
+    return torchvision.models.get_model(name, weights=None, **quick)
+
+
+def torchvision_original(architecture: str) -> nn.Module | None:
+    """torchvision's network of a timm architecture, empty; `None` where the two share their names."""
+    kind = TORCHVISION.get(architecture)
+    if kind is None:
+        return None
+    with torch.device("meta"):
+        return torchvision_network(kind)
 
 
 def last_linear(network: nn.Module) -> str:

@@ -13,7 +13,18 @@ from ..sources.extract import advice
 
 # First name of what sits on top of a backbone, in the libraries that checkpoints come from.
 HEADS = {
-    *("aux_classifier", "classif", "classifier", "fc", "head", "head_dist", "heads", "last_linear", "linear"),
+    *(
+        "AuxLogits",
+        "aux_classifier",
+        "classif",
+        "classifier",
+        "fc",
+        "head",
+        "head_dist",
+        "heads",
+        "last_linear",
+        "linear",
+    ),
     *("lm_head", "logits", "op_threshs", "pooler", "projection"),
     *("cls_classifier", "distillation_classifier", "classifier_distill"),  # of DeiT and LeViT with a teacher
     *("text_model", "text_projection", "visual_projection", "logit_scale", "logit_bias"),  # CLIP's other tower
@@ -37,8 +48,9 @@ class ConvertedSource:
     pairs: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def only(self, names: Iterable[str]) -> "ConvertedSource":
-        """The same with these tensors alone."""
-        return dataclasses.replace(self, tensors={name: self.tensors[name] for name in names})
+        """The same with these tensors alone, as far as it has them."""
+        kept = {name: self.tensors[name] for name in names if name in self.tensors}
+        return dataclasses.replace(self, tensors=kept)
 
     def without(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The floating point tensors that are not among these."""

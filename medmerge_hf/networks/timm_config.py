@@ -74,12 +74,42 @@ def with_channels(config: dict[str, Any], channels: int) -> dict[str, Any]:
 
 
 def file_config(architecture: str | None, tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """timm's default config of an architecture, with the number of channels that the stem has."""
+    """timm's default config of an architecture, with the number of channels that the stem has.
+
+    Without the hidden layers of a VGG's classifier (`include_top=False`) these belong to the head, which is new.
+    """
     if architecture is None:
         return None
     config = timm_config(architecture)
+    if lacks_classifier(_shapes(config), tensors):
+        own = config["pretrained_cfg"]["classifier"]
+        config["pretrained_cfg"] = {**config["pretrained_cfg"], "classifier": [CLASSIFIER, own]}
     channels = image_channels(config, tensors)
     return config if channels == 3 else with_channels(config, channels)
+
+
+# What timm calls the hidden layers of a VGG's classifier.
+CLASSIFIER = "pre_logits"
+
+
+def lacks_classifier(network: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a network has a VGG's hidden layers, of which nothing in a checkpoint has the size.
+
+    Args:
+        network: name -> tensor.
+        tensors: the checkpoint, by whatever names.
+    """
+    first = next((t for name, t in network.items() if name.endswith(f"{CLASSIFIER}.fc1.weight")), None)
+    return first is not None and all(tensor.numel() != first.numel() for tensor in tensors.values())
+
+
+def _shapes(config: Mapping[str, Any]) -> dict[str, Tensor]:
+    import timm
+
+    if "vgg" not in config["architecture"]:
+        return {}
+    with torch.device("meta"):
+        return timm.create_model(config["architecture"]).state_dict()
 
 
 def image_channels(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:

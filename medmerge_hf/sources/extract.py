@@ -1,7 +1,7 @@
 """`python -m medmerge_hf.sources.extract FILE OUT.safetensors`: the tensors alone of a file that also holds code.
 
-Pickles of whole objects, TorchScript and quantised weights are refused as sources. On the user's word their tensors
-are taken out here: nothing of the file runs, scales are multiplied in, every other object is left out.
+Pickles of whole objects, TorchScript and quantised weights (of ONNX too) are refused as sources. On the user's word
+their tensors are taken out here: nothing of the file runs, scales are multiplied in, every other object is left out.
 """
 
 import shlex
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import CorruptSourceError, MedMergeError
 from .entries import state_dicts
 from .inert_pickle import module_tensors, read_inert
+from .place import Place
 
 
 SCALES = ("_scale", "_scale_inv", ".scale", "._scale")
@@ -24,7 +25,7 @@ SCALES = ("_scale", "_scale_inv", ".scale", "._scale")
 def advice(file: "Path | str") -> str:
     """The command that makes a source of a file, for the end of a refusal."""
     name = Path(file)
-    for suffix in (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".ckpt", ".pkl"):
+    for suffix in (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".ckpt", ".pkl", ".onnx"):
         name = name.with_name(name.name.removesuffix(suffix))
     out = name.with_name(f"{name.name}.tensors.safetensors")
     command = shlex.join(["python", "-m", "medmerge_hf.sources.extract", str(file), str(out)])
@@ -35,7 +36,7 @@ def extract(file: Path, out: Path) -> list[str]:
     """Write the tensors of a file as float32 safetensors.
 
     Args:
-        file: a pickle, TorchScript or safetensors.
+        file: a pickle, TorchScript, safetensors or ONNX.
         out: where to.
 
     Returns:
@@ -57,8 +58,13 @@ def extract(file: Path, out: Path) -> list[str]:
 def _tensors_of(file: Path) -> tuple[dict[str, Tensor], list[str]]:
     from safetensors.torch import load_file
 
+    from .readers.onnx_file import is_onnx, rounded_tensors
+
     if file.open("rb").read(9)[8:9] == b"{":
         return load_file(file), []
+    if is_onnx(Place.of(file)):
+        tensors, count = rounded_tensors(file)
+        return tensors, [f"{count} scales multiplied in"]
     found, foreign = read_inert(file)
     notes = [f"left out: objects of {', '.join(foreign[:5])}"] if foreign else []
     if tensors := module_tensors(found):

@@ -59,6 +59,17 @@ class NetworkVariant:
         found += [f"stride in {self.stride} of a bottleneck"] if self.stride != "conv2" else []
         return (*found, *([f"pooling {self.pooling}"] if self.pooling else []))
 
+    def or_else(self, stated: "NetworkVariant") -> "NetworkVariant":
+        """The same; where it says nothing, what another states.
+
+        Example:
+            >>> NetworkVariant(accept=True).or_else(NetworkVariant(padding="tf_same")).padding
+            'tf_same'
+        """
+        plain, names = NetworkVariant(), [field.name for field in dataclasses.fields(self)]
+        own = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(plain, name)}
+        return dataclasses.replace(stated, **own)
+
 
 @dataclasses.dataclass(frozen=True)
 class SourceReference:
@@ -138,8 +149,10 @@ class LoadedSource:
         image_processor: of transformers-native checkpoints that carry one.
         input: what images it expects, where it or its reference says so.
         module: the network itself, of sources in memory.
+        run: the network itself, of files that a library can run: features of images.
         notes: what was chosen and left out while it was read, a phrase each.
         metadata: free text that whoever wrote the file put beside the tensors.
+        hint: the way out that its format knows where tensors are missing.
     """
 
     reference: SourceReference
@@ -148,8 +161,10 @@ class LoadedSource:
     image_processor: Any = None
     input: InputConvention | None = None
     module: nn.Module | None = None
+    run: nn.Module | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    hint: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from ..reference import SourceReference
 from .index_file import shards_of
 from .registry import find_format, read_place
 from .safetensors_file import read_header
+from .tfjs_file import parts_of
 
 
 PICKLES = ("*.bin", "*.pth", "*.pt")
@@ -24,7 +25,9 @@ def weights_files(path: Path) -> list[Path]:
     """
     if path.is_dir():
         path = path / weights_among([file.name for file in path.iterdir()], str(path))
-    return shards_of(path) if path.name.endswith(".index.json") else [path]
+    if path.name.endswith(".index.json"):
+        return shards_of(path)
+    return [path, *parts_of(path)] if find_format(Place.of(path)).name == "TensorFlow.js" else [path]
 
 
 def folder_headers(place: Place) -> tuple[dict[str, Tensor], dict[str, str]]:

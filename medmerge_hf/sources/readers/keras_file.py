@@ -3,7 +3,6 @@
 Names are the layers' with torch's words for what a layer holds; kernels lie as torch has them.
 """
 
-import dataclasses
 import json
 import tempfile
 import zipfile
@@ -18,9 +17,9 @@ from torch import Tensor
 from ...errors import CorruptSourceError, SourceError
 from ..entries import choose_entry
 from ..place import ZIP_FACTOR, Place
-from ..reference import LoadedSource, NetworkVariant, SourceReference
+from ..reference import LoadedSource, SourceReference
 from .hdf5_probe import probe
-from .keras_networks import family_of, fold_biases
+from .keras_layers import Array, keras_source, torch_names
 from .registry import reader
 
 
@@ -34,11 +33,6 @@ VARIABLES = {
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
     "dense": ("kernel", "bias"),
     "normalization": ("mean", "variance", "count"),
-}
-
-LEAVES = {
-    **{"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"},
-    **{"kernel": "weight", "depthwise_kernel": "depthwise.weight", "pointwise_kernel": "pointwise.weight"},
 }
 
 
@@ -68,7 +62,7 @@ def read_keras(place: Place, reference: SourceReference, weights: bool = True) -
             "Save it again where it was trained, model.save('model.keras')."
         ) from error
     tensors, notes = choose_entry(arrays, reference.entry, str(place.path))
-    return _stated(reference, tensors, notes, config)
+    return keras_source(reference, tensors, notes, config)
 
 
 @contextmanager
@@ -101,28 +95,24 @@ def _arrays(file: Any, place: Place, weights: bool) -> Iterator[tuple[str, Tenso
     size = sum(item.nbytes for item in datasets.values())
     if size > ZIP_FACTOR * place.path.stat().st_size + 1_000_000:
         raise CorruptSourceError(f"Source {str(place.path)!r} would unpack to {size} bytes: no checkpoint of Keras.")
-    names = {path: _name(path, found) for path in datasets if path.rpartition("/")[0]}
-    several = len(names) > len({(layer, leaf) for layer, leaf, _ in names.values()})
-    for path, (layer, leaf, outer) in names.items():
+    arrays = {path: _array(path, found) for path in datasets if path.rpartition("/")[0]}
+    names = torch_names(arrays.values())
+    for path, array in arrays.items():
         if datasets[path].dtype.kind in "fiu":
-            name = f"{outer}.{layer}" if several and outer else layer
-            tensor = _tensor(datasets[path], weights or leaf in ("mean", "variance"))
-            yield f"{name}.{LEAVES.get(leaf, leaf)}", _as_torch(tensor, layer, leaf)
+            tensor = _tensor(datasets[path], weights or array.leaf in ("mean", "variance"))
+            yield names[array], array.as_torch(tensor)
 
 
-def _name(path: str, found: dict[str, Any]) -> tuple[str, str, str]:
-    """Layer, what it is of the layer, and the network around it."""
+def _array(path: str, found: dict[str, Any]) -> Array:
     parts = path.removeprefix("model_weights/").split("/")
-    if len(parts) > 2 and parts[-2] == "vars" and parts[-1].isdigit():
-        kind = parts[-3].rstrip("0123456789").rstrip("_")
-        kind = kind if kind in VARIABLES else parts[-3]
-        leaves = VARIABLES.get(kind, ())
-        leaf = leaves[int(parts[-1])] if int(parts[-1]) < len(leaves) else f"variable{parts[-1]}"
-        stated = found[path.rpartition("/")[0]].attrs.get("name") or parts[-3]
-        layer = stated.decode() if isinstance(stated, bytes) else str(stated)
-        return layer, leaf, ".".join(part for part in parts[:-3] if part != "layers")
-    layer = parts[-2] if len(parts) > 1 else ""
-    return layer, parts[-1].partition(":")[0], ".".join(part for part in parts[:-2] if part != layer)
+    if len(parts) < 3 or parts[-2] != "vars" or not parts[-1].isdigit():
+        return Array.of_path("/".join(parts))
+    kind = parts[-3].rstrip("0123456789").rstrip("_")
+    leaves = VARIABLES.get(kind if kind in VARIABLES else parts[-3], ())
+    leaf = leaves[int(parts[-1])] if int(parts[-1]) < len(leaves) else f"variable{parts[-1]}"
+    stated = found[path.rpartition("/")[0]].attrs.get("name") or parts[-3]
+    layer = stated.decode() if isinstance(stated, bytes) else str(stated)
+    return Array(layer, leaf, ".".join(part for part in parts[:-3] if part != "layers"))
 
 
 def _tensor(dataset: Any, weights: bool) -> Tensor:
@@ -130,67 +120,3 @@ def _tensor(dataset: Any, weights: bool) -> Tensor:
         kind = torch.from_numpy(dataset.dtype.type(0).reshape(1)).dtype
         return torch.empty(dataset.shape, dtype=kind, device="meta")
     return torch.as_tensor(dataset[()]).reshape(dataset.shape)
-
-
-def _as_torch(tensor: Tensor, layer: str, leaf: str) -> Tensor:
-    """A kernel with its axes in torch's order."""
-    if tensor.ndim == 4:
-        height, width, channels, factor = tensor.shape
-        depthwise = leaf == "depthwise_kernel" or (leaf == "kernel" and _is_depthwise(layer))
-        if depthwise:
-            return tensor.permute(2, 3, 0, 1).reshape(channels * factor, 1, height, width)
-        return tensor.permute(3, 2, 0, 1)
-    return tensor.t() if tensor.ndim == 2 and leaf == "kernel" else tensor
-
-
-def _is_depthwise(layer: str) -> bool:
-    return "depthwise" in layer or "dwconv" in layer
-
-
-def _plain(name: str) -> str:
-    """A depthwise layer has one kernel, whatever Keras calls it; a separable one has two."""
-    layer = name.removesuffix(".depthwise.weight")
-    return f"{layer}.weight" if layer != name and _is_depthwise(layer) else name
-
-
-def _stated(reference: SourceReference, tensors: dict[str, Tensor], notes: list[str], config: Any) -> LoadedSource:
-    tensors = {_plain(name): tensor for name, tensor in tensors.items()}
-    family = family_of(tensors)
-    if family is None:
-        return LoadedSource(reference, tensors, notes=[*notes, "read as Keras layers of a network unknown here"])
-    images = family.convention(tensors)
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("normalization")}
-    tensors, folded = fold_biases(family.prepare(tensors))
-    variant = dataclasses.replace(family.variant, bn_eps=_eps(config) or family.variant.bn_eps)
-    reference = dataclasses.replace(
-        reference,
-        architecture=reference.architecture or family.architecture,
-        variant=_with(variant, reference.variant),
-    )
-    notes = [*notes, f"read as Keras' {family.name}", *folded]
-    if reference.input is None:
-        notes.append(f"input taken for what Keras' {family.name} is given ({family.input}); input= says otherwise")
-    return LoadedSource(reference, tensors, input=images, notes=notes)
-
-
-def _with(stated: NetworkVariant, given: NetworkVariant | None) -> NetworkVariant:
-    """What the user says of the variant before what the reader does."""
-    plain, given = NetworkVariant(), given or NetworkVariant()
-    names = [field.name for field in dataclasses.fields(NetworkVariant)]
-    own = {name: getattr(given, name) for name in names if getattr(given, name) != getattr(plain, name)}
-    return dataclasses.replace(stated, **own)
-
-
-def _eps(config: Any) -> float | None:
-    """The one epsilon of all BatchNorms, where the network is described."""
-    found = set[float]()
-    waiting = [config]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            if part.get("class_name") == "BatchNormalization":
-                found.add(float(part.get("config", {}).get("epsilon", 1e-3)))
-            waiting.extend(part.values())
-        elif isinstance(part, list):
-            waiting.extend(part)
-    return found.pop() if len(found) == 1 else None
