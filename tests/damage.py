@@ -26,7 +26,7 @@ class Small(nn.Module):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(self.conv(x))
 
 
@@ -96,7 +96,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "a.safetensors": lambda file: save_file(TENSORS, file),
     "a.pth": lambda file: torch.save({"state_dict": TENSORS, "epoch": 3}, file),
     "legacy.pth": lambda file: torch.save(TENSORS, file, _use_new_zipfile_serialization=False),
-    "a.pkl": lambda file: file.write_bytes(pickle.dumps({"model": {"w": np.ones((2, 2), np.float32)}})),
+    "a.pkl": lambda file: file.write_bytes(pickle.dumps({"model": {"w": np.ones((8, 8), np.float32)}})),
     "a.h5": _hdf5,
     "a.keras": _keras,
     "a.onnx": _onnx,
@@ -109,10 +109,41 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
 
 
 def damaged(whole: bytes, chance: random.Random) -> bytes:
-    """One to four accidents; to a zip, half of the time inside one of its members, its table made anew."""
-    if whole.startswith(b"PK") and chance.random() < 0.5:
+    """One to four accidents. Half of the time inside a zip's member, or one value of a JSON, all around it whole."""
+    inside = chance.random() < 0.5
+    if inside and whole.startswith(b"PK"):
         return _damaged_inside(whole, chance)
+    if inside and whole.startswith(b"{"):
+        return _damaged_json(whole, chance)
+    if inside and whole[8:9] == b"{":  # safetensors
+        end = 8 + int.from_bytes(whole[:8], "little")
+        header = _damaged_json(whole[8:end], chance)
+        return len(header).to_bytes(8, "little") + header + whole[end:]
     return _accidents(whole, chance)
+
+
+STRANGE = (None, -1, 0, 3, 2**40, 10**400, 1.5, "", "x", "../x", "float32", "F16", [], [-1], [0, 4], {}, True)
+
+
+def _damaged_json(whole: bytes, chance: random.Random) -> bytes:
+    """One value changed, taken away, or under another name."""
+    found = json.loads(whole)
+    part = found
+    while True:
+        keys = list(part) if isinstance(part, dict) else list(range(len(part)))
+        key = chance.choice(keys)
+        inner = part[key]
+        if not isinstance(inner, (dict, list)) or not inner or chance.random() < 0.2:
+            break
+        part = inner
+    match chance.randrange(4):
+        case 0:
+            del part[key]
+        case 1 if isinstance(part, dict):
+            part[chance.choice(("", "x", "b", "conv/kernel"))] = part.pop(key)
+        case _:
+            part[key] = chance.choice(STRANGE)
+    return json.dumps(found).encode()
 
 
 def _damaged_inside(whole: bytes, chance: random.Random) -> bytes:

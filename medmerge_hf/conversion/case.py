@@ -21,6 +21,7 @@ from ..networks.timm_config import CLASSIFIER, lacks_classifier
 from ..sources.reference import BY_ORDER, LoadedSource, NetworkVariant
 from .input_folding import find_stems
 from .name_maps import PAIRED, Names, Translation, torchvision_original, translate
+from .name_maps_packages import dialects_of
 from .native_names import in_memory
 from .state_dict import find_prefix, shared_prefix
 from .unfolding import unfold
@@ -126,6 +127,8 @@ def under_the_anchors_names(network: Any, source: LoadedSource) -> Case:
     prefix = "" if key_map else find_prefix(source.tensors, wanted)
     source = _named_once(network, source, prefix)
     found = None
+    if not key_map:
+        _ask(source)
     source, notes = (source, []) if key_map else _unfolded(network, source)
     needed = {prefix + name for name in backbone_parameters(network) if name in wanted}
     if key_map or not needed <= source.tensors.keys():
@@ -172,6 +175,15 @@ def _translated(network: Any, source: LoadedSource, wanted: Mapping[str, Tensor]
     return found
 
 
+def _ask(source: LoadedSource) -> None:
+    """What a package's names leave open, the user has to say."""
+    asked = [dialect for dialect in dialects_of(source.tensors) if dialect.ask]
+    if asked and source.reference.variant is None:
+        raise ArchitectureMismatchError(
+            f"Source {source.reference.id!r} has the names of {asked[0].name}. {asked[0].ask}"
+        )
+
+
 def _mostly_there(source: LoadedSource, wanted: Mapping[str, Tensor]) -> bool:
     """Whether most names of a source are the anchor's."""
     prefix = find_prefix(source.tensors, wanted)
@@ -212,10 +224,8 @@ def _translated_case(
 
 
 def _with_variant(source: LoadedSource, found: Translation) -> LoadedSource:
-    """The source with what its names tell of its network; what they leave open the user has to say."""
+    """The source with what its names tell of its network."""
     reference = source.reference
-    if found.ask and reference.variant is None:
-        raise ArchitectureMismatchError(f"Source {reference.id!r}: {found.note}. {found.ask}")
     if found.variant is None:
         return source
     variant = (reference.variant or NetworkVariant()).or_else(found.variant)

@@ -12,7 +12,7 @@ from ..networks.backbone import backbone_buffers, backbone_parameters, head_modu
 from ..networks.build import architecture_name, input_shape
 from ..networks.features import feature_difference
 from ..networks.input_convention import InputConvention
-from ..sources.reference import LoadedSource
+from ..sources.reference import LoadedSource, NetworkVariant
 from .case import Case, under_the_anchors_names, without_classifier
 from .folding import fold_eps, fold_input
 from .original import check_description, original_of
@@ -91,8 +91,14 @@ def _refuse_unfoldable(case: Case) -> None:
     if (unfoldable := differences(case.network, case.variant)) and not case.variant.accept:
         raise ArchitectureMismatchError(
             f"Source {case.name!r} differs from the anchor in {' and '.join(unfoldable)}, which no change of weights "
-            "makes good. Take a checkpoint without that, or merge it all the same: variant={..., 'accept': True}."
+            f"makes good. Take a checkpoint without that, or merge it all the same: variant={accepting(case)}."
         )
+
+
+def accepting(case: Case) -> dict[str, Any]:
+    """What the user said of a variant, and that it is to be merged."""
+    stated, plain = dataclasses.asdict(case.variant), dataclasses.asdict(NetworkVariant())
+    return {key: value for key, value in stated.items() if value != plain[key]} | {"accept": True}
 
 
 def _check_statistics(case: Case) -> None:

@@ -60,7 +60,6 @@ class Translation:
             default all that is not in `pairs`, under its own name.
         tensors: the checkpoint, where it had to be changed first.
         variant: in what the network of these names differs from the anchor's.
-        ask: what these names leave open, and only the user knows.
     """
 
     pairs: dict[str, tuple[str, ...]]
@@ -69,7 +68,6 @@ class Translation:
     rest: dict[str, str] | None = None
     tensors: Mapping[str, Tensor] | None = None
     variant: NetworkVariant | None = None
-    ask: str = ""
 
     def apply(self, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The checkpoint's tensors under the anchor's names; linear layers become the convolutions they stand for."""
@@ -241,7 +239,7 @@ def _dialect(names: Names) -> Translation | None:
         rename = partial(_substitute, dialect.rules(names.backbone))
         note = f"names of {dialect.name} translated"
         if found := _renamed(dataclasses.replace(names, tensors=tensors), rename, note):
-            return dataclasses.replace(found, tensors=tensors, variant=dialect.variant, ask=dialect.ask)
+            return dataclasses.replace(found, tensors=tensors, variant=dialect.variant)
     return None
 
 
@@ -295,8 +293,7 @@ def _timm_converter(names: Names) -> Translation | None:
 def _by_order(names: Names) -> Translation | None:
     theirs = {key: tuple(t.shape) for key, t in names.tensors.items() if t.is_floating_point() and t.numel() > 1}
     ours = {name: tuple(tensor.shape) for name, tensor in names.wanted.items()}
-    heads = [name for name in theirs if name.endswith(".weight") and len(theirs[name]) == 2][-1:]
-    body = {k: s for k, s in theirs.items() if not any(k.startswith(f"{h.rpartition('.')[0]}.") for h in heads)}
+    body = _without_last_linear(theirs)
     if pairs := align_by_order(ours, theirs) or align_by_order(ours, body):
         return Translation({name: (key,) for name, key in pairs.items()}, PAIRED, rest={})
     folded = _folded(names.backbone, ours)
@@ -305,6 +302,15 @@ def _by_order(names: Names) -> Translation | None:
         return None
     tensors, notes = unfold({name: names.tensors[key] for name, key in pairs.items()}, names.backbone)
     return Translation({name: (name,) for name in ours}, "; ".join([PAIRED, *notes]), rest={}, tensors=tensors)
+
+
+def _without_last_linear(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Without the last matrix and the bias behind it: the head, whatever its name."""
+    names = list(shapes)
+    last = next((index for index in reversed(range(len(names))) if len(shapes[names[index]]) == 2), len(names))
+    out = shapes[names[last]][:1] if last < len(names) else ()
+    head = {names[i] for i in (last, last + 1) if i < len(names) and (i == last or shapes[names[i]] == out)}
+    return {name: shape for name, shape in shapes.items() if name not in head}
 
 
 def _folded(backbone: nn.Module, ours: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -201,6 +201,12 @@ _STRIDE = (
     "Their images are BGR minus a mean, most often input='caffe'."
 )
 
+_STEM = (
+    "Unless it was built with conv1_t_stride=2, its first convolution strides by 1 where timm's strides by 2, which "
+    "the file does not tell and no change of weights makes good. If it was: variant={'stride': 'conv2'}; to merge it "
+    "all the same: variant={'accept': True}."
+)
+
 DIALECTS = (
     Dialect(
         "lukemelas' EfficientNet",
@@ -215,6 +221,7 @@ DIALECTS = (
     Dialect("MMPretrain's DenseNet", r"stages\.0\.block\.0\.norm1\.", _always(_MM_DENSENET)),
     Dialect("Detectron2's ResNet", r"res2\.0\.conv1\.norm\.", _always(_DETECTRON2), ask=_STRIDE),
     Dialect("Detectron's ResNet", r"^res2_0_branch2a_w$", _always(_CAFFE2), ask=_STRIDE, prepare=_with_statistics),
+    Dialect("MONAI's ResNet", r"layer[2-4]\.0\.downsample\.0\.bias$", _always({}), ask=_STEM),
     Dialect(
         "MONAI's DenseNet",
         r"denselayer1\.layers\.norm1\.",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArchitectureMismatchError, CorruptSourceError, NonFiniteSourceError
-from ..sources.extract import advice
+from ..sources.place import advice
 
 
 # First name of what sits on top of a backbone, in the libraries that checkpoints come from.

@@ -125,18 +125,21 @@ def image_channels(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     named = config["pretrained_cfg"].get("first_conv") or ()
     for stem in [named] if isinstance(named, str) else named:
         found = next((t for name, t in tensors.items() if f".{name}".endswith(f".{stem}.weight")), None)
-        if found is not None and found.ndim == 4:
-            return found.shape[1] if found.shape[1] == 3 else found.shape[1] * 3 // _usual_channels(config, stem)
+        if found is None or found.ndim != 4 or found.shape[1] == 3:
+            continue
+        usual = _usual_shape(config, stem)
+        if found.shape[:1] + found.shape[2:] == usual[:1] + usual[2:]:  # else an inner layer of that name
+            return found.shape[1] * 3 // usual[1]
     return 3
 
 
-def _usual_channels(config: Mapping[str, Any], stem: str) -> int:
-    """Of a stem's input for images of three channels: more where the image is folded into channels before."""
+def _usual_shape(config: Mapping[str, Any], stem: str) -> torch.Size:
+    """Of a stem for images of three channels: it has more where the image is folded into channels before."""
     import timm
 
     with torch.device("meta"):
         network = timm.create_model(config["architecture"])
-    return network.get_parameter(f"{stem}.weight").shape[1]
+    return network.get_parameter(f"{stem}.weight").shape
 
 
 def timm_input(config: Mapping[str, Any]) -> InputConvention | None:

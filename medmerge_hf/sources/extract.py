@@ -4,7 +4,6 @@ Pickles of whole objects, TorchScript and quantised weights (of ONNX too) are re
 their tensors are taken out here: nothing of the file runs, scales are multiplied in, every other object is left out.
 """
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,16 +19,6 @@ from .place import Place
 
 
 SCALES = ("_scale", "_scale_inv", ".scale", "._scale")
-
-
-def advice(file: "Path | str") -> str:
-    """The command that makes a source of a file, for the end of a refusal."""
-    name = Path(file)
-    for suffix in (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".ckpt", ".pkl", ".onnx"):
-        name = name.with_name(name.name.removesuffix(suffix))
-    out = name.with_name(f"{name.name}.tensors.safetensors")
-    command = shlex.join(["python", "-m", "medmerge_hf.sources.extract", str(file), str(out)])
-    return f"To take its tensors alone, without running anything of it: `{command}`; then name {str(out)!r} instead."
 
 
 def extract(file: Path, out: Path) -> list[str]:
@@ -56,12 +45,11 @@ def extract(file: Path, out: Path) -> list[str]:
 
 
 def _tensors_of(file: Path) -> tuple[dict[str, Tensor], list[str]]:
-    from safetensors.torch import load_file
-
     from .readers.onnx_file import is_onnx, rounded_tensors
+    from .readers.safetensors_file import load_tensors
 
     if file.open("rb").read(9)[8:9] == b"{":
-        return load_file(file), []
+        return load_tensors(file), []
     if is_onnx(Place.of(file)):
         tensors, count = rounded_tensors(file)
         return tensors, [f"{count} scales multiplied in"]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shlex
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,16 @@ def foreign_kind(place: Place) -> tuple[str, str] | None:
     if text.isprintable() and text.isascii():
         return f"a text file that begins with {start[:30]!r}", "Download the file that it speaks of."
     return None
+
+
+def advice(file: "Path | str") -> str:
+    """The command that makes a source of a file, for the end of a refusal."""
+    name = Path(file)
+    for suffix in (".safetensors", ".pth", ".pt", ".pt2", ".bin", ".ckpt", ".pkl", ".onnx"):
+        name = name.with_name(name.name.removesuffix(suffix))
+    out = name.with_name(f"{name.name}.tensors.safetensors")
+    command = shlex.join(["python", "-m", "medmerge_hf.sources.extract", str(file), str(out)])
+    return f"To take its tensors alone, without running anything of it: `{command}`; then name {str(out)!r} instead."
 
 
 def read_card(folder: Path) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import SourceNotFoundError
 from ..networks.timm_config import similar_names
 from .hub import commit_of, unreachable
+from .place import TENSORFLOW
 from .readers.registry import formats
 from .reference import Loader, SourceReference
 
@@ -35,6 +36,8 @@ def resolve_reference(
         return reference  # found out before
     path = Path(reference.id.removeprefix("local-dir:")).expanduser()
     as_file: dict[str, Any] = {"loader": "file", "architecture": reference.architecture or architecture}
+    if path.is_dir() and not reference.file and (path / "model.json").is_file():
+        reference = dataclasses.replace(reference, file="model.json")  # TensorFlow.js
     if path.is_dir():
         found: dict[str, Any] = (
             as_file if reference.file else {"loader": _library_of(path / "config.json", reference.id)}
@@ -54,6 +57,10 @@ def _is_sha(reference: SourceReference) -> bool:
 
 def _library_of(config_file: Path, source: str) -> Loader:
     """timm writes `architecture` into its config.json, transformers `model_type`."""
+    if (config_file.parent / "saved_model.pb").is_file():
+        raise SourceNotFoundError(
+            f"Source {source!r} is a SavedModel of TensorFlow: a graph, whose layers have no names. {TENSORFLOW}"
+        )
     try:
         config = json.loads(config_file.read_text())
     except (OSError, ValueError) as error:

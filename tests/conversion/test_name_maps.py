@@ -204,8 +204,10 @@ def test_order_alone_is_taken_only_when_asked_for(tmp_path):
     anchor = timm.create_model("test_resnet")
     with pytest.raises(ArchitectureMismatchError, match="missing"):
         merge(anchor, file)
+    assert "paired by shape and order" in merge(anchor, {"id": file, "key_map": "order"})[1]
+    more = save({**torch.load(file), "more": torch.zeros(7)}, tmp_path / "b")
     with pytest.raises(ArchitectureMismatchError, match="one-to-one"):
-        merge(anchor, {"id": file, "key_map": "order"})
+        merge(anchor, {"id": more, "key_map": "order"})
 
 
 def test_alignment_must_be_one_to_one():

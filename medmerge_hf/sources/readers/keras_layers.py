@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..reference import LoadedSource, NetworkVariant, SourceReference
-from .keras_networks import family_of, fold_biases
+from .keras_networks import family_of, fold_biases, known_names
 
 
 # What Keras calls an array of a layer -> torch's word.
@@ -74,6 +74,12 @@ def _plain(name: str) -> str:
     return f"{layer}.weight" if layer != name and _is_depthwise(layer) else name
 
 
+UNKNOWN = (
+    f"It is read as Keras layers (kernels as torch has them) of a network that is not one of {known_names()}. If it "
+    "is the anchor's under other names, translate these: key_map={'regular expression': 'replacement'}."
+)
+
+
 def keras_source(
     reference: SourceReference, tensors: dict[str, Tensor], notes: list[str], config: Any
 ) -> LoadedSource:
@@ -87,7 +93,8 @@ def keras_source(
     """
     family = family_of(tensors)
     if family is None:
-        return LoadedSource(reference, tensors, notes=[*notes, "read as Keras layers of a network unknown here"])
+        notes = [*notes, "read as Keras layers of a network unknown here"]
+        return LoadedSource(reference, tensors, notes=notes, hint=UNKNOWN)
     images = family.convention(tensors)
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("normalization")}
     tensors, folded = fold_biases(family.prepare(tensors))

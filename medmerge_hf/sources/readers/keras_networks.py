@@ -106,6 +106,11 @@ FAMILIES = (
 )
 
 
+def known_names() -> str:
+    """The networks that are told by their layers, for an error."""
+    return ", ".join(family.name for family in FAMILIES)
+
+
 def family_of(tensors: Mapping[str, Tensor]) -> Family | None:
     """The network that has these layers."""
     layers = {name.split(".")[0] for name in tensors}

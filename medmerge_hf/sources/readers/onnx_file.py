@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ...errors import CorruptSourceError, SourceError
 from ..entries import choose_entry
-from ..extract import advice
-from ..place import Place
+from ..place import Place, advice
 from ..reference import LoadedSource, NetworkVariant, SourceReference
 from .onnx_network import runnable
 from .onnx_rounded import without_rounding
@@ -63,24 +62,26 @@ def read_onnx(place: Place, reference: SourceReference, weights: bool = True) ->
         ) from error
     try:
         model = onnx.load(str(file), load_external_data=False)
-        tensors = dict(_tensors(model.graph, file, weights))
+        kinds = {str(node.op_type) for node in model.graph.node}
+        rounded = any("Quant" in kind or kind.endswith("Integer") for kind in kinds)
+        found = {} if rounded else dict(_tensors(model.graph, file, weights))
+        network = runnable(file, model) if weights else None
+        reference = _with_eps(reference, model.graph)
     except Exception as error:  # of protobuf, onnx or numpy, on damaged content
         raise CorruptSourceError(
             f"Source {str(file)!r} is an ONNX file that cannot be read ({type(error).__name__}: {error}). Export it "
             "again, or take the checkpoint that it was exported from."
         ) from error
-    kinds = {node.op_type for node in model.graph.node}
-    if any("Quant" in kind or kind.endswith("Integer") for kind in kinds):
+    if rounded:
         raise CorruptSourceError(
             f"Source {str(file)!r} is an ONNX file of quantised weights: rounded to a few bits, they cannot be "
             f"blended as they are. Better take the floating point model that it was made from. {advice(file)}"
         )
-    tensors, notes = choose_entry(tensors, reference.entry, str(file))
+    tensors, notes = choose_entry(found, reference.entry, str(file))
     notes = [f"read as ONNX of {model.producer_name or 'unknown'}", *notes]
-    network = runnable(file, model) if weights else None
     if network is None and weights:
         notes.append("not run: onnxruntime is not installed, or it takes no images")
-    return LoadedSource(_with_eps(reference, model.graph), tensors, notes=notes, run=network, hint=HINT)
+    return LoadedSource(reference, tensors, notes=notes, run=network, hint=HINT)
 
 
 def rounded_tensors(file: Path) -> tuple[dict[str, Tensor], int]:
@@ -114,6 +115,8 @@ def _with_eps(reference: SourceReference, graph: Any) -> SourceReference:
 
 def _tensors(graph: Any, file: Path, weights: bool, checked: bool = True) -> Iterator[tuple[str, Tensor]]:
     known = {initializer.name: initializer for initializer in graph.initializer}
+    if not all(isinstance(name, str) for name in known):
+        raise ValueError("a name in it is no text")
     size = file.stat().st_size + sum(path.stat().st_size for path in _external_files(known.values(), file))
     if checked and sum(_bytes(initializer) for initializer in known.values()) > size + 1_000_000:
         raise ValueError("it describes more weights than it has bytes")

@@ -8,9 +8,8 @@ import torch
 
 from ...errors import UnsafePickleError
 from ..entries import choose_entry
-from ..extract import advice
 from ..inert_pickle import LEGACY, read_inert
-from ..place import Place
+from ..place import Place, advice
 from ..reference import LoadedSource, SourceReference
 from .registry import reader
 

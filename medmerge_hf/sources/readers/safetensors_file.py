@@ -31,18 +31,26 @@ def _is_safetensors(place: Place) -> bool:
 @reader("safetensors", _is_safetensors, (".safetensors",))
 def read_safetensors(place: Place, reference: SourceReference, weights: bool = True) -> LoadedSource:
     """Read all tensors, or their shapes, after the header was checked."""
+    file = place.path
+    tensors, metadata = read_header(file)
+    tensors = load_tensors(file) if weights else tensors
+    tensors, notes = choose_entry(tensors, reference.entry, str(file))
+    return LoadedSource(reference, tensors, notes=notes, metadata=metadata)
+
+
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """Name -> tensor of a safetensors file.
+
+    Raises:
+        CorruptSourceError: the library cannot read it.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = place.path
-    tensors, metadata = read_header(file)
-    if weights:
-        try:
-            tensors = load_file(file)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise damaged(file, str(error)) from error
-    tensors, notes = choose_entry(tensors, reference.entry, str(file))
-    return LoadedSource(reference, tensors, notes=notes, metadata=metadata)
+    try:
+        return dict(load_file(file))
+    except (SafetensorError, OSError, ValueError, OverflowError, RuntimeError) as error:
+        raise damaged(file, str(error)) from error
 
 
 def read_header(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,9 +8,8 @@ import torch
 
 from ...errors import CorruptSourceError, UnsafePickleError
 from ..entries import choose_entry
-from ..extract import advice
-from ..inert_pickle import LEGACY, foreign_name, read_inert
-from ..place import ZIP_FACTOR, Place
+from ..inert_pickle import LEGACY, Inert, foreign_name, read_inert
+from ..place import ZIP_FACTOR, Place, advice
 from ..reference import LoadedSource, SourceReference
 from .registry import reader
 
@@ -40,7 +39,7 @@ def _load(file: Path, weights: bool, zipped: bool) -> Any:
     # With a map of the file nothing but the pickle itself is read; only zips can be mapped.
     where: dict[str, Any] = {"map_location": "cpu"} if weights else {"map_location": "meta", "mmap": zipped and named}
     try:
-        with torch.serialization.safe_globals(_numbers()), file.open("rb") as stream:
+        with torch.serialization.safe_globals([*_numbers(), *_shells()]), file.open("rb") as stream:
             return torch.load(file if named else stream, weights_only=True, **where)
     except pickle.UnpicklingError as error:
         name = foreign_name(error)
@@ -62,6 +61,12 @@ def _numbers() -> list[Any]:
     kinds = [type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"]
     names = [(multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     return [*names, np.dtype, *dict.fromkeys(kinds)]
+
+
+def _shells() -> list[Any]:
+    """Lists and logs that trainers keep beside their tensors, as objects that do nothing."""
+    names = ("fastcore.foundation.L", "mmengine.logging.history_buffer.HistoryBuffer")
+    return [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in names]
 
 
 def _foreign(file: Path, first: str | None) -> str:

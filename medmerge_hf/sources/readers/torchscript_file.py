@@ -1,8 +1,7 @@
 """TorchScript: a zip of tensors and of code. It is not a source; its tensors can be taken out."""
 
 from ...errors import UnsafePickleError
-from ..extract import advice
-from ..place import Place
+from ..place import Place, advice
 from ..reference import LoadedSource, SourceReference
 from .registry import reader
 

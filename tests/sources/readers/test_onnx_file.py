@@ -51,12 +51,38 @@ def test_what_is_read_is_what_onnxruntime_computes_with(tmp_path):
         assert torch.allclose(ours(images), torch.from_numpy(theirs), atol=1e-4)
 
 
-def test_batch_norms_that_the_export_folded_are_missed_and_not_made_up(tmp_path):
-    file = export(network(1), tmp_path / "r.onnx", 64, dynamo=True)
-    with pytest.raises(ArchitectureMismatchError, match=r"tensors are missing \(bn1"):
-        MedMergeModel.from_sources([network(0), file], num_labels=2)
-    report = inspect_sources([network(0), file]).sources[1]
-    assert "tensors are missing (bn1" in report.problem
+@pytest.mark.parametrize("dynamo", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_batch_norms_that_the_export_folded_are_taken_out_and_proven_by_running_the_file(dynamo, tmp_path):
+    pytest.importorskip("onnxruntime")
+    file = export(network(1), tmp_path / "r.onnx", 64, dynamo=dynamo)
+    model = MedMergeModel.from_sources([network(0), file], num_labels=2, init=1.0)
+    notes = "; ".join(model.config.sources[1]["notes"])
+    assert "15 BatchNorms that were folded into convolutions taken out again; features equal to" in notes
+    assert inspect_sources([network(0), file]).sources[1].problem is None
+
+
+def test_names_that_nobody_knows_are_paired_by_order_and_run(tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = onnx.load(export(network(1), tmp_path / "r.onnx", 64, dynamo=False))
+    for index, node in enumerate(model.graph.node):
+        node.name = f"n{index}"
+    for index, one in enumerate(model.graph.initializer):
+        for node in model.graph.node:
+            node.input[:] = [f"t{index}" if name == one.name else name for name in node.input]
+        one.name = f"t{index}"
+    onnx.save(model, tmp_path / "n.onnx")
+    notes = MedMergeModel.from_sources([network(0), str(tmp_path / "n.onnx")], num_labels=2).config.sources[1]["notes"]
+    assert "paired by shape and order" in "; ".join(notes)
+    assert "features equal to" in "; ".join(notes)
+    conv = next(one for one in model.graph.initializer if len(one.dims) == 4)
+    conv.CopyFrom(onnx.numpy_helper.from_array(3 - onnx.numpy_helper.to_array(conv), conv.name))
+    next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Sigmoid"
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(ArchitectureMismatchError, match="paired by shape and order, it computes other features"):
+        MedMergeModel.from_sources([network(0), str(tmp_path / "other.onnx")], num_labels=2)
+
+
+def test_an_export_that_keeps_its_batch_norms_is_read_by_its_names(tmp_path):
     kept = export(
         network(1),
         tmp_path / "k.onnx",
@@ -74,7 +100,9 @@ def test_weights_in_another_folder_and_quantised_ones_are_refused(tmp_path):
     tensor = helper.make_tensor("conv.weight", TensorProto.FLOAT, [2, 2], [1.0, 2.0, 3.0, 4.0])
     graph = helper.make_graph([helper.make_node("QuantizeLinear", ["x", "s"], ["y"])], "g", [], [], [tensor])
     onnx.save(helper.make_model(graph), tmp_path / "q.onnx")
-    with pytest.raises(CorruptSourceError, match="ONNX file of quantised weights"):
+    with pytest.raises(
+        CorruptSourceError, match=r"ONNX file of quantised weights.*python -m medmerge_hf.sources.extract"
+    ):
         load_source(str(tmp_path / "q.onnx"))
     tensor.ClearField("float_data")
     tensor.data_location = TensorProto.EXTERNAL
