@@ -39,3 +39,5 @@ test-slow: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/breakdown.py
+	$(BIN)/python benchmarks/throughput.py

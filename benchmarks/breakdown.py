@@ -23,9 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from measure import machine
-
-from medmerge_hf.evaluation.tables import markdown_table
 
 
 SPLITS, CLASSES, PIXELS = {"train": 353, "val": 88, "test": 150}, 4, 160
@@ -183,7 +180,7 @@ def row(job: str, name: str, parts: dict[str, float], base: float) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
+    """Run from the command line. The child imports nothing of the package here, which may be that of a checkout."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks"))
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="other checkouts")
@@ -193,6 +190,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.child:
         child(*options.child)
         return
+    from measure import machine
+
+    from medmerge_hf.evaluation.tables import markdown_table
+
     here, rows = Path(__file__).resolve().parents[1], []
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name))

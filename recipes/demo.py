@@ -61,14 +61,14 @@ OPTIONS: dict[str, Any] = {
 def draw_tasks(folder: Path) -> None:
     """Two tasks with many images for the sources, one with few labelled ones for the target."""
     for task in SOURCES:
-        write_task(task, folder / task, {"train": 200, "validation": 30})
-    write_task(TARGET, folder / TARGET, {"train": 16, "validation": 16, "test": 100})
+        write_task(task, folder / task, {"train": 100, "validation": 30})
+    write_task(TARGET, folder / TARGET, {"train": 16, "validation": 16, "test": 60})
 
 
 def train_source(task: str, seed: int, folder: Path, out: Path) -> float:
     """Train a tiny network from scratch, save it as a timm folder, and return its macro F1 on validation."""
     options = {"sources": ["-"], "data": str(folder / task), "output_dir": str(out / "work"), "seed": seed}
-    stage = {"num_train_epochs": 6, "learning_rate": 2e-3, "disable_tqdm": True}
+    stage = {"num_train_epochs": 6, "learning_rate": 2e-3, "per_device_train_batch_size": 16, "disable_tqdm": True}
     settings = make_settings({**OPTIONS, **options, "finetune": stage}, fewest_sources=1)
     target = load_data(settings)
     set_seed(seed)
