@@ -125,7 +125,8 @@ def report(rows: Sequence[Row]) -> str:
         f"Printed by `python benchmarks/families.py` on one thread ({platform.machine()}) with {versions}; the rows "
         "are in [families.csv](families.csv).",
         f"## timm: the smallest network of every module ({len(timms)})",
-        "Those beyond 12 million parameters are built of fewer blocks where an argument says how many, in brackets.",
+        "Those beyond 12 million parameters are built of fewer blocks or channels where an argument says how many (in "
+        "brackets), and not with other arguments once more.",
         *(part(timms) for part in (counts, table) if timms),
         f"## transformers: every image classifier that it lists, tiny ({len(others)})",
         *(part(others) for part in (counts, table) if others),

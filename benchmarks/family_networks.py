@@ -96,7 +96,7 @@ ARGUMENTS: tuple[dict[str, Any], ...] = (
 )
 
 
-# Networks of timm beyond so many parameters are built of fewer blocks, where an argument says how many.
+# Networks of timm beyond so many parameters are built of fewer blocks or channels, where an argument says how many.
 LARGE = 12e6
 
 SHALLOW: tuple[dict[str, Any], ...] = (
@@ -105,6 +105,8 @@ SHALLOW: tuple[dict[str, Any], ...] = (
     {"layers": (1, 1, 1, 1)},
     {"depths": (1, 1, 1)},
     {"layers": (1, 1, 1)},
+    {"num_features": 1056, "stem_size": 32},
+    {"num_features": 256},
 )
 
 
@@ -118,6 +120,7 @@ class Family:
         network: timm's name of the network, or the model type.
         labels: of the networks that it makes.
         arguments: for `timm.create_model`, beside its name.
+        large: whether the network is large without them.
     """
 
     library: str
@@ -125,6 +128,7 @@ class Family:
     network: str
     labels: int = LABELS
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    large: bool = False
 
     def __str__(self) -> str:
         noted = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
@@ -171,18 +175,19 @@ def family_of(library: str, name: str) -> Family:
     if library != "timm":
         return Family(library, name, classifiers()[name])
     network = smallest(name)
-    return Family(library, name, network, arguments=_shallow(network))
+    with torch.device("meta"):
+        large = _parameters(network) > LARGE
+    return Family(library, name, network, arguments=_shallow(network) if large else {}, large=large)
 
 
 def _shallow(network: str) -> dict[str, Any]:
+    images = torch.zeros(1, *timm.get_pretrained_cfg(network).input_size, device="meta")
     with torch.device("meta"):
         whole = _parameters(network)
-        for arguments in SHALLOW if whole > LARGE else ():
+        for arguments in SHALLOW:
             with contextlib.suppress(Exception):  # a network that has no such argument, or another number of stages
                 if _parameters(network, **arguments) < whole:
-                    timm.create_model(network, **arguments).eval()(
-                        torch.zeros(1, *timm.get_pretrained_cfg(network).input_size)
-                    )
+                    timm.create_model(network, **arguments).eval()(images)
                     return arguments
     return {}
 

@@ -73,7 +73,7 @@ def walk(family: Family, folder: Path) -> dict[str, Any]:
         steps |= {"checkpoint": merge.checkpoint, "export": merge.export, "merging": merge.attached_again}
         steps |= {"timm": merge.timm_loads} if family.library == "timm" else {}
         steps |= {"align": merge.finds_back, "collapse": merge.collapses, "in memory": merge.in_memory}
-        steps |= {"arguments": merge.other_arguments} if family.library == "timm" and not family.arguments else {}
+        steps |= {"arguments": merge.other_arguments} if family.library == "timm" and not family.large else {}
         for column, step in steps.items():
             with _cell(row, column):
                 step()
@@ -176,7 +176,7 @@ class _Merge:
     @torch.no_grad()
     def _same(self, model: Any) -> None:
         logits = _logits(model.eval(), self.images)
-        apart = float((logits - self.wanted).abs().max() / self.wanted.abs().max())
+        apart = _apart(logits, self.wanted)
         assert apart < TOLERANCE, f"logits differ by {apart:.1g} of their size"
 
     def finds_back(self) -> None:
@@ -190,9 +190,7 @@ class _Merge:
         copy = _below(below, permute({below + name: t for name, t in anchor.items()}, found, order))
         flat = align(network, found, [anchor, copy, other], "weights", [self.images])
         back = apply_permutation(found, below, copy, flat[0])
-        apart = {
-            name: float((back[name] - t).abs().max() / t.abs().max().clamp_min(1e-30)) for name, t in anchor.items()
-        }
+        apart = {name: _apart(back[name], tensor) for name, tensor in anchor.items()}
         lost = {name: value for name, value in apart.items() if not value < RECOVERED}
         assert not lost, f"{len(lost)} of {len(apart)} tensors are not found back: {list(lost.items())[:2]}"
 
@@ -222,6 +220,11 @@ class _Merge:
                 continue
             apart = feature_difference(networks[0], model.plain_model().eval(), self.images)
             assert apart < 1e-5, f"{what}: features differ by {apart:.1g}"
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference, relative to the largest number."""
+    return 0.0 if torch.equal(one, other) else float((one - other).abs().max() / other.abs().max())
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

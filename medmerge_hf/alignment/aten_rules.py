@@ -78,6 +78,14 @@ def _layer_norm(tracer: Any, node: Node) -> Axes | None:
     return list(given)
 
 
+def _rms_norm(tracer: Any, node: Node) -> Axes | None:
+    given = tracer.axes[node.args[0]]
+    if len(node.args[1]) != 1:  # type: ignore[arg-type]
+        return None
+    _bias(tracer, given[-1], _argument(node, 2, "weight"))
+    return list(given)
+
+
 def _group_norm(tracer: Any, node: Node) -> Axes | None:
     given, count = tracer.axes[node.args[0]], node.args[1]
     channels = _shape(node.args[0])[1]
@@ -92,12 +100,14 @@ def _group_norm(tracer: Any, node: Node) -> Axes | None:
 
 
 def _broadcast(tracer: Any, operands: Sequence[Any], ndim: int) -> Axes:
+    given = [(_shape(operand), tracer.axes[operand]) for operand in operands if isinstance(operand, Node)]
+    return _broadcast_axes(tracer, given, ndim)
+
+
+def _broadcast_axes(tracer: Any, given: Sequence[tuple[Sequence[int], Axes]], ndim: int) -> Axes:
     found: Axes = [None] * ndim
     known = [False] * ndim
-    for operand in operands:
-        if not isinstance(operand, Node):
-            continue
-        shape, axes = _shape(operand), tracer.axes[operand]
+    for shape, axes in given:
         for back in range(1, len(shape) + 1):
             place = ndim - back
             if shape[-back] == 1:
@@ -266,10 +276,11 @@ def _index(tracer: Any, node: Node) -> Axes | None:
 
 def _matmul(tracer: Any, node: Node) -> Axes | None:
     left, right = (tracer.axes[part] for part in node.args[:2])
-    if len(left) < 2 or len(left) != len(right):
+    if min(len(left), len(right)) < 2:
         return None
     tracer.groups.unify(left[-1], right[-2])
-    batch = _leading(tracer, node.args[:2], len(left) - 2)
+    leading = [(_shape(part)[:-2], tracer.axes[part][:-2]) for part in node.args[:2]]
+    batch = _broadcast_axes(tracer, leading, max(len(left), len(right)) - 2)
     return [*batch, left[-2], right[-1]]
 
 
@@ -300,12 +311,14 @@ def _attention(tracer: Any, node: Node) -> Axes | None:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("conv2d", "convolution"), _convolution),
+    **dict.fromkeys(("conv1d", "conv2d", "convolution"), _convolution),
     "linear": _linear,
     "batch_norm": _batch_norm,
     "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
     "group_norm": _group_norm,
-    **dict.fromkeys(("add", "sub", "mul", "div", "where", "maximum", "minimum", "masked_fill"), _elementwise),
+    **dict.fromkeys(("add", "sub", "rsub", "mul", "div", "where", "maximum", "minimum", "clamp", "pow"), _elementwise),
+    "masked_fill": _elementwise,
     **dict.fromkeys(
         (
             "relu",
@@ -319,12 +332,20 @@ RULES: dict[str, Rule] = {
             "hardsigmoid",
             "leaky_relu",
             "elu",
+            "mish",
+            "neg",
+            "abs",
+            "sqrt",
+            "rsqrt",
+            "square",
+            "log",
         ),
         _same,
     ),
     **dict.fromkeys(("dropout", "contiguous", "clone", "alias", "detach", "to", "softmax", "softplus", "exp"), _same),
     **dict.fromkeys(("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"), _pool),
     "adaptive_avg_pool1d": _pool,
+    **dict.fromkeys(("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"), _pool),
     **dict.fromkeys(("mean", "sum", "amax"), _reduce),
     "permute": _permute,
     **dict.fromkeys(("transpose", "t"), _transpose),
@@ -339,6 +360,6 @@ RULES: dict[str, Rule] = {
     "pad": _pad,
     "roll": _roll,
     "index": _index,
-    "matmul": _matmul,
+    **dict.fromkeys(("matmul", "mm", "bmm"), _matmul),
     "scaled_dot_product_attention": _attention,
 }

@@ -170,5 +170,5 @@ def _with_head(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, T
 def _logits(network: nn.Module, state: Mapping[str, Tensor], images: Tensor) -> Tensor:
     network.load_state_dict(state, strict=False)  # a tensor of two names is there under its first
     clear_caches(network)
-    output = network(images.double())
+    output = network(images[:1].double())
     return getattr(output, "logits", output)

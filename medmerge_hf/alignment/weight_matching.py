@@ -32,16 +32,28 @@ def match_weights(anchor: Mapping[str, Tensor], source: Mapping[str, Tensor], fo
     places = _places(found, anchor)
     permutations = {group: torch.arange(found.groups.sizes[group]) for group in places}
     beside = _beside(found, places)
+    scales = {name: float(anchor[name].norm() * source[name].norm()) for name in found.axes if name in anchor}
+    moved = dict(source)  # as the permutations have it so far
     waiting = set(places)
     for _ in range(SWEEPS):
         now, waiting = waiting, set()
         for group in (group for group in places if group in now):
-            likeness = _weight_likeness(group, places[group], anchor, source, found, permutations)
-            better, gain = assign(likeness, permutations[group])
+            likeness = _weight_likeness(group, places[group], anchor, moved, found, scales)
+            better, gain = assign(likeness, torch.arange(len(likeness)))
             if gain > LEAST_GAIN * float(likeness.abs().max()) * len(better):
-                permutations[group] = better
+                permutations[group] = permutations[group][better]
+                _move(moved, group, places[group], better, found)
                 waiting |= beside[group]
     return permutations
+
+
+def _move(
+    tensors: dict[str, Tensor], group: int, places: Sequence[tuple[str, int]], order: Tensor, found: Trace
+) -> None:
+    for name, dim in places:
+        index = reorder(found.axes[name][dim], {group: order}, found.groups.sizes)
+        if index is not None:
+            tensors[name] = tensors[name].index_select(dim, index)
 
 
 def _beside(found: Trace, places: Mapping[int, Sequence[tuple[str, int]]]) -> dict[int, set[int]]:
@@ -67,23 +79,18 @@ def _weight_likeness(
     anchor: Mapping[str, Tensor],
     source: Mapping[str, Tensor],
     found: Trace,
-    permutations: Permutations,
+    scales: Mapping[str, float],
 ) -> Tensor:
     """`[n, n]`: inner products of the anchor's and the source's weights a channel, each tensor at unit norm."""
     size = found.groups.sizes[group]
     likeness = torch.zeros(size, size)
     for name, dim in places:
-        ours, theirs = anchor[name], source[name]
-        for other, axis in enumerate(found.axes[name]):
-            own = {g: p for g, p in permutations.items() if other != dim or g != group}
-            index = reorder(axis, own, found.groups.sizes)
-            theirs = theirs if index is None else theirs.index_select(other, index)
-        scale = ours.norm() * theirs.norm()
-        if scale == 0:
+        if scales[name] == 0:
             continue
-        entries = ours.numel() / size
-        for one, two in zip(_rows(ours, dim, group, found, name), _rows(theirs, dim, group, found, name), strict=True):
-            likeness += one @ two.T / scale * entries**0.5
+        weight = (anchor[name].numel() / size) ** 0.5 / scales[name]
+        rows = (_rows(tensors[name], dim, group, found, name) for tensors in (anchor, source))
+        for one, two in zip(*rows, strict=True):
+            likeness.addmm_(one, two.T, alpha=weight)
     return likeness
 
 

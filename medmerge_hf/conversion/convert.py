@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ArchitectureMismatchError
-from ..networks.backbone import backbone_buffers, backbone_parameters, head_modules
+from ..networks.backbone import backbone_buffers, backbone_parameters, head_modules, is_bound
 from ..networks.build import architecture_name, input_shape
 from ..networks.features import feature_difference
 from ..networks.input_convention import InputConvention
@@ -69,7 +69,7 @@ def convert_onto(
         _adapt(case, anchor_input)
     buffers = backbone_buffers(network)
     if anchor:
-        wanted |= {name: b for name, b in buffers.items() if b.is_floating_point() and name in case.pairs}
+        wanted |= {name: b for name, b in buffers.items() if b.is_floating_point() and name in _without_bounds(case)}
     try:
         found = convert_state_dict(
             case.tensors,
@@ -117,7 +117,7 @@ def _check_statistics(case: Case) -> None:
 
 
 def _adapt(case: Case, anchor_input: InputConvention | None) -> None:
-    check_values(case.own(), case.name)
+    check_values(_without_bounds(case), case.name)
     _resample_positions(case)
     if not case.resampled:
         case.original = original_of(case)
@@ -129,6 +129,11 @@ def _adapt(case: Case, anchor_input: InputConvention | None) -> None:
     else:
         _verify(case)
     fold_input(case, anchor_input)
+
+
+def _without_bounds(case: Case) -> dict[str, Tensor]:
+    buffers = backbone_buffers(case.network)
+    return {name: tensor for name, tensor in case.own().items() if name not in buffers or not is_bound(tensor)}
 
 
 def _resample_positions(case: Case) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ExportError
+from ..networks.backbone import is_bound
 from ..networks.build import input_shape
 from ..networks.classifier_output import as_classifier
 from ..networks.preprocessing import preprocessing_of
@@ -34,7 +35,8 @@ def verify_export(network: Any, folder: Path, processor: Any = None) -> None:
         ExportError: tensors are missing, left over, changed or not finite; logits, class names or pixels differ.
     """
     expected = network.state_dict()
-    _check_finite(expected)
+    bounds = {name for name, buffer in network.named_buffers() if is_bound(buffer)}
+    _check_finite({name: tensor for name, tensor in expected.items() if name not in bounds})
     reloaded = _read_back(folder, network.dtype)
     changed = [name for name, tensor in reloaded.state_dict().items() if not torch.equal(tensor, expected[name])]
     if changed:

@@ -73,6 +73,16 @@ def backbone_buffers(network: Any) -> dict[str, Tensor]:
     return _outside_head(network, {name: buffer for name, buffer in backbone.named_buffers() if name in saved})
 
 
+def is_bound(buffer: Tensor) -> bool:
+    """Whether a buffer is one infinite number: a bound that clips nothing (Gemma's `input_min`), no broken statistic.
+
+    Example:
+        >>> is_bound(torch.tensor(-torch.inf)), is_bound(torch.tensor([torch.inf, 1.0]))
+        (True, False)
+    """
+    return buffer.numel() == 1 and not buffer.is_meta and bool(torch.isinf(buffer).all())
+
+
 def backbone_state(network: Any) -> dict[str, Tensor]:
     """Name -> floating point parameter or buffer of the backbone, the head left out, in order of definition."""
     tensors = {name: t for name, t in backbone_module(network).state_dict().items() if t.is_floating_point()}

@@ -253,11 +253,27 @@ class Shared(nn.Module):
         return self.head((hidden + self.again(torch.relu(self.one(hidden)))).mean((2, 3)))
 
 
-@pytest.mark.parametrize("kind", [Twice, Windows, Masked, Shared])
+class Clipped(nn.Module):
+    """Root mean squares, bounds, a table that a product of other rank looks up, images made larger."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Conv2d(3, 6, 2, 2), nn.RMSNorm(6), nn.Linear(6, 2)
+        self.table, self.top = nn.Parameter(torch.randn(5, 6)), nn.Buffer(torch.tensor(2.0))
+
+    def forward(self, images):
+        hidden = nn.functional.interpolate(self.stem(images), scale_factor=2, mode="bilinear")
+        tokens = self.norm(hidden.flatten(2).transpose(1, 2)).clamp(-self.top, self.top)
+        places = nn.functional.one_hot(torch.arange(tokens.shape[1]) % 5, 5).to(tokens.dtype)
+        return self.head((1 - (tokens + places @ self.table) ** 2).mean(1))
+
+
+@pytest.mark.parametrize("kind", [Twice, Windows, Masked, Shared, Clipped])
 def test_what_the_rules_leave_free_may_be_permuted(kind):
     torch.manual_seed(0)
     network, images = kind().eval(), torch.randn(2, 3, 8, 8)
     found = trace(network, images)
+    assert bool(found.free()) == (kind is not Windows)
     for seed in range(3):
         assert check_permutation(network, network.state_dict(), found, shuffled(found, seed), images) < 1e-12
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -6,10 +8,13 @@ from tiny import network
 from torch import nn
 
 from medmerge_hf import InputConvention, MedMergeModel, inspect_sources
+from medmerge_hf.conversion.convert import convert_onto
 from medmerge_hf.conversion.verification import apply_variant
-from medmerge_hf.errors import ArchitectureMismatchError
+from medmerge_hf.errors import ArchitectureMismatchError, NonFiniteSourceError
+from medmerge_hf.networks.build import build_network, network_config
 from medmerge_hf.networks.features import feature_difference
-from medmerge_hf.sources.reference import NetworkVariant
+from medmerge_hf.networks.timm_config import timm_config
+from medmerge_hf.sources.reference import LoadedSource, NetworkVariant, SourceReference
 
 
 def save(module, file):
@@ -178,3 +183,15 @@ def test_a_file_without_statistics_is_another_norm_layer_or_accepted(tmp_path):
     assert inspect_sources([network(0), file]).sources[1].problem == str(refused.value)
     _, notes = merge(network(0), {"id": file, "variant": {"accept": True}})
     assert "no statistics for 15 BatchNorm layers, accepted" in notes
+
+
+def test_a_bound_that_clips_nothing_is_no_broken_number():
+    own, low = build_network(network_config(timm_config("test_resnet"), num_labels=2)), torch.tensor(-torch.inf)
+    own.timm_model.register_buffer("low", low.clone())
+    tensors = network(0).state_dict() | {"low": low}
+    source = LoadedSource(SourceReference("a", "file", architecture="test_resnet"), tensors)
+    assert convert_onto(own, source, anchor=True).tensors["low"] == low
+    with pytest.raises(NonFiniteSourceError, match="running_var"):
+        convert_onto(
+            own, replace(source, tensors=tensors | {"bn1.running_var": torch.full((32,), torch.inf)}), anchor=True
+        )
