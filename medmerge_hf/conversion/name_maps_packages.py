@@ -31,6 +31,7 @@ class Dialect:
         variant: in what its network differs from timm's.
         ask: what the names leave open, and only the user knows.
         prepare: changes the tensors before they are renamed.
+        also: regular expression of another name that has to be there.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Dialect:
     variant: NetworkVariant | None = None
     ask: str = ""
     prepare: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
+    also: str = ""
 
 
 def _always(rules: Rules) -> Callable[[nn.Module], Rules]:
@@ -221,7 +223,13 @@ DIALECTS = (
     Dialect("MMPretrain's DenseNet", r"stages\.0\.block\.0\.norm1\.", _always(_MM_DENSENET)),
     Dialect("Detectron2's ResNet", r"res2\.0\.conv1\.norm\.", _always(_DETECTRON2), ask=_STRIDE),
     Dialect("Detectron's ResNet", r"^res2_0_branch2a_w$", _always(_CAFFE2), ask=_STRIDE, prepare=_with_statistics),
-    Dialect("MONAI's ResNet", r"layer[2-4]\.0\.downsample\.0\.bias$", _always({}), ask=_STEM),
+    Dialect(
+        "MONAI's ResNet",
+        r"layer[2-4]\.0\.downsample\.0\.bias$",
+        _always({}),
+        ask=_STEM,
+        also=r"layer[2-4]\.0\.downsample\.1\.weight$",
+    ),
     Dialect(
         "MONAI's DenseNet",
         r"denselayer1\.layers\.norm1\.",
@@ -247,5 +255,9 @@ DIALECTS = (
 
 
 def dialects_of(names: Mapping[str, Any]) -> list[Dialect]:
-    """The dialects whose mark is among these names."""
-    return [dialect for dialect in DIALECTS if any(re.search(dialect.mark, name) for name in names)]
+    """The dialects whose marks are among these names."""
+
+    def there(mark: str) -> bool:
+        return any(re.search(mark, name) for name in names)
+
+    return [dialect for dialect in DIALECTS if there(dialect.mark) and there(dialect.also)]

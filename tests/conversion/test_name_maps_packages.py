@@ -105,6 +105,14 @@ def test_what_the_names_of_detectron_and_monai_leave_open_is_asked():
     assert "1 biases before a BatchNorm taken off its mean" in notes
 
 
+def test_an_export_with_folded_batch_norms_is_not_taken_for_monais():
+    folded = {name: t for name, t in renamed("resnet18", {}).items() if not re.search(r"bn\d|downsample\.1", name)}
+    convolutions = [name for name, tensor in folded.items() if tensor.ndim == 4]
+    folded |= {f"{name[:-7]}.bias": torch.empty(len(folded[name]), device="meta") for name in convolutions}
+    notes = found("resnet18", folded).notes
+    assert "20 BatchNorms that were folded into convolutions taken out again" in notes
+
+
 def test_scales_and_shifts_of_caffe_are_batch_norms():
     made = _with_statistics({"res2_0_branch1_bn_s": torch.ones(2)})
     assert torch.equal(made["res2_0_branch1_bn_rm"], torch.zeros(2))
