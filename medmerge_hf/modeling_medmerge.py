@@ -23,7 +23,7 @@ from .export.reading import fitting_tensors, no_differences, read_saved
 from .export.upload import push_export, push_saved
 from .merging.kernel_table import kernel_table
 from .merging.kernel_weights import KERNEL_WEIGHTS, PERMUTATION, Constraint, Granularity, KernelWeights
-from .merging.merged_network import MergedNetwork, plain_copy
+from .merging.merged_network import MergedNetwork, plain_copy, with_values
 from .networks.backbone import backbone_module, backbone_parameters
 from .networks.build import build_network, target_labels
 from .networks.caches import clear_caches
@@ -149,6 +149,7 @@ class MedMergeModel(PreTrainedModel):
         """A collapsed model of an anchor's architecture and preprocessing, with fresh weights, for [`attach`]."""
         config.network = anchor_config(anchor, image_size)
         model = cls(config)
+        with_values(dict(model.network.named_parameters()))
         model.image_processor = model.image_processor or anchor_processor(anchor, model.network, image_size)
         return model
 
@@ -323,7 +324,7 @@ class MedMergeModel(PreTrainedModel):
         if not is_main_process:
             return
         push, shards = known_options(kwargs, collapse, push_to_hub, dtype)
-        state_dict = self.state_dict() if state_dict is None else state_dict
+        state_dict = with_values(self.state_dict() if state_dict is None else state_dict)
         small = self.merge_state if self._merged is None else self._merged.small_state(state_dict)
         destination = Path(save_directory)
         if not collapse:

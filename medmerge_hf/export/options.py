@@ -1,4 +1,4 @@
-"""What a user may ask of an export, checked before anything is written."""
+"""What a user may ask of an export and of loading one, checked before anything is written or read."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +19,15 @@ PUSH_OPTIONS = (
 
 # Of `save_pretrained`, beside those that say where an upload goes.
 KNOWN = ("is_main_process", "state_dict", "collapse", "push_to_hub", "dtype", "max_shard_size")
+
+# Keywords for the Hub, and those of them that hold for the sources too.
+HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+HUB_OF_SOURCES = ("token", "cache_dir", "local_files_only")
+# What transformers' auto classes and pipelines add; there is no code and no adapter to be loaded.
+OF_AUTO_CLASSES = (
+    *("adapter_kwargs", "code_revision", "trust_remote_code", "_commit_hash", "_from_auto", "_from_pipeline"),
+)
+KEYWORDS = ("merging", "sources", "dtype", "config", "variant", "output_loading_info", *HUB)
 
 
 def export_dtype(dtype: "torch.dtype | str") -> torch.dtype:
@@ -99,3 +108,36 @@ def refuse_shards(network: Any, folder: Path, max_shard_size: int | str) -> None
             f"max_shard_size={max_shard_size!r} splits the weights ({size / 1e6:.1f} MB) into {files} files, and timm "
             "reads one alone; nothing was saved. Leave it out, or above that size."
         )
+
+
+def known_keywords(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Those for the Hub, without what auto classes add.
+
+    Args:
+        keywords: of `from_pretrained`, without those that it names itself.
+
+    Raises:
+        SettingsError: there is another.
+    """
+    known = {key: value for key, value in keywords.items() if key not in OF_AUTO_CLASSES}
+    if unknown := sorted(known.keys() - set(HUB)):
+        raise SettingsError(f"from_pretrained knows no {', '.join(unknown)}; it takes {', '.join(KEYWORDS)}.")
+    return known
+
+
+def check_wishes(dtype: torch.dtype | None, variant: str | None, merges: bool, checkpoint: bool) -> None:
+    """Refuse what does not go with what is loaded.
+
+    Args:
+        dtype: that was asked for.
+        variant: of the weights that was asked for.
+        merges: whether the model is going to be merging.
+        checkpoint: whether it is no export.
+
+    Raises:
+        SettingsError: it does not.
+    """
+    if merges and dtype not in (None, torch.float32):
+        raise SettingsError("A merge learns in float32: leave dtype out, and train it with bf16=True instead.")
+    if variant and (merges or checkpoint):
+        raise SettingsError(f"variant={variant!r}: only the weights of an export can have one. Leave it out.")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..configuration_medmerge import MERGE_CONFIG, MedMergeConfig
-from ..errors import CorruptSourceError, SettingsError, SourceError, SourceNotFoundError, StateError
+from ..errors import CorruptSourceError, SourceError, SourceNotFoundError, StateError
 from ..merging.kernel_weights import KERNEL_WEIGHTS
 from ..networks.build import build_network
 from ..sources.hub import fetch_files
@@ -21,7 +21,7 @@ from ..sources.place import read_json
 from ..sources.reference import LoadedSource, Source, SourceReference
 from .belonging import check_belonging, check_given
 from .checkpoint import MERGE_STATE, WEIGHTS
-from .options import export_dtype
+from .options import HUB_OF_SOURCES, check_wishes, export_dtype, known_keywords
 
 
 EXPORT = [
@@ -29,14 +29,6 @@ EXPORT = [
     *(MERGE_CONFIG, MERGE_STATE),
 ]
 ADAPTER = "adapter_config.json"
-# Keywords for the Hub, and those of them that hold for the sources too.
-HUB = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
-SHARED = ("token", "cache_dir", "local_files_only")
-# What transformers' auto classes and pipelines add; there is no code and no adapter to be loaded.
-OF_AUTO_CLASSES = (
-    *("adapter_kwargs", "code_revision", "trust_remote_code", "_commit_hash", "_from_auto", "_from_pipeline"),
-)
-KEYWORDS = ("merging", "sources", "dtype", "config", "variant", "output_loading_info", *HUB)
 
 
 @dataclasses.dataclass
@@ -144,7 +136,7 @@ def read_saved(
     own, checkpoint = _own_config(folder, name)
     tensors = _read_tensors(folder / WEIGHTS) if checkpoint else {}
     collapsed = KERNEL_WEIGHTS not in tensors
-    _check_wishes(dtype, variant, merging or not collapsed, checkpoint)
+    check_wishes(dtype, variant, merging or not collapsed, checkpoint)
     if config is not None:
         check_given(config, own, name)
     network, state = None, tensors
@@ -156,25 +148,13 @@ def read_saved(
         if not checkpoint:
             check_belonging(folder, _plain_config(folder) if network is None else network.config, own, name)
         network = network if network is None or dtype is None else network.to(dtype)
-    shared = {key: hub[key] for key in SHARED if key in hub}
+    shared = {key: hub[key] for key in HUB_OF_SOURCES if key in hub}
     return SavedModel(folder, config or own, state, network, _read_processor(folder), name, shared, collapsed)
 
 
 def no_differences() -> dict[str, Any]:
     """What transformers calls the loading info: between what was saved and what was loaded there is no difference."""
     return {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
-
-
-def known_keywords(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Those for the Hub, without what auto classes add.
-
-    Raises:
-        SettingsError: there is another.
-    """
-    known = {key: value for key, value in keywords.items() if key not in OF_AUTO_CLASSES}
-    if unknown := sorted(known.keys() - set(HUB)):
-        raise SettingsError(f"from_pretrained knows no {', '.join(unknown)}; it takes {', '.join(KEYWORDS)}.")
-    return known
 
 
 def _own_config(folder: Path, name: str) -> tuple[MedMergeConfig, bool]:
@@ -193,13 +173,6 @@ def _own_config(folder: Path, name: str) -> tuple[MedMergeConfig, bool]:
             "takes it as a source."
         )
     return MedMergeConfig.from_json_file(folder / MERGE_CONFIG), False
-
-
-def _check_wishes(dtype: torch.dtype | None, variant: str | None, merges: bool, checkpoint: bool) -> None:
-    if merges and dtype not in (None, torch.float32):
-        raise SettingsError("A merge learns in float32: leave dtype out, and train it with bf16=True instead.")
-    if variant and (merges or checkpoint):
-        raise SettingsError(f"variant={variant!r}: only the weights of an export can have one. Leave it out.")
 
 
 def find_folder(name: str, subfolder: str = "", **hub: Any) -> Path:

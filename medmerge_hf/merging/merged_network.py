@@ -133,7 +133,7 @@ class MergedNetwork:
     def small_state(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of a model's state dict, what cannot be had from the sources again: kernel weights, head, buffers."""
         frozen = set(self.source_names())
-        return {name: t.detach().cpu().clone() for name, t in state_dict.items() if name not in frozen}
+        return {name: t.detach().cpu().clone() for name, t in with_values(state_dict).items() if name not in frozen}
 
     # The sources
 
@@ -155,6 +155,26 @@ class MergedNetwork:
             own = {name: anchor[name] + d.detach().cpu().float() for name, d in pairs}
             sources.append({**anchor, **statistics, **own})
         return sources
+
+
+def with_values(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The same tensors, if they are in memory.
+
+    Raises:
+        StateError: one is on the meta device.
+
+    Example:
+        >>> with_values({"weight": torch.zeros(2)})
+        {'weight': tensor([0., 0.])}
+    """
+    empty = next((name for name, tensor in tensors.items() if tensor.is_meta), None)
+    if empty is not None:
+        raise StateError(
+            f"{empty} has no values: it is on the meta device. Leave init_empty_weights and torch.device('meta') for "
+            "MedMergeModel(config) alone; of an offloaded model, call accelerate's remove_hook_from_module(model, "
+            "recurse=True) first."
+        )
+    return tensors
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

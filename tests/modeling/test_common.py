@@ -82,6 +82,17 @@ def test_it_goes_to_the_meta_device_and_is_built_there(any_model, images):
         assert [*empty.network.state_dict()] == [*any_model.network.state_dict()]
 
 
+def test_tensors_without_values_are_not_saved_collapsed_or_merged(any_model, tmp_path):
+    meta = copy.deepcopy(any_model).to("meta")
+    calls = [lambda: meta.save_pretrained(tmp_path / "out"), lambda: meta.save_pretrained(tmp_path, collapse=False)]
+    for call in [*calls, *([meta.collapse] if meta.merging else [])]:
+        with pytest.raises(StateError, match="has no values: it is on the meta device"):
+            call()
+    assert list(tmp_path.iterdir()) == []
+    with init_empty_weights(), pytest.raises(StateError, match="has no values"):
+        MedMergeModel.from_sources([native_vit(seed) for seed in range(2)], num_labels=3)
+
+
 def test_halves_compute_nearly_the_same(any_model, images):
     expected = any_model(images).logits
     half = copy.deepcopy(any_model).half()
