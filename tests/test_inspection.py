@@ -6,13 +6,13 @@ import pytest
 import timm
 import torch
 from huggingface_hub import HfApi
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import network
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from medmerge_hf import MedMergeModel, inspect_sources
 from medmerge_hf.cli import main
-from medmerge_hf.errors import SettingsError
+from medmerge_hf.errors import MedMergeError, SettingsError
 
 
 def save(seed, file, name="test_resnet", **kwargs):
@@ -192,3 +192,26 @@ def test_inspecting_files_imports_nothing_for_data_or_pictures(tmp_path):
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["fc.weight", "layer1.0.conv1.weight"])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.int32, torch.complex64])
+def test_it_agrees_with_the_merge_on_quantised_tensors_of_a_folder(tmp_path, name, dtype):
+    for seed in range(2):
+        timm.models.save_for_hf(network(seed), tmp_path / str(seed), safe_serialization=True)
+    file = tmp_path / "1" / "model.safetensors"
+    tensors = load_file(file)
+    tensors[name] = tensors[name].to(dtype)
+    if dtype == torch.int8:
+        tensors[f"{name}_scale"] = torch.ones(1)
+    save_file(tensors, file, metadata={"format": "pt"})
+    sources = [str(tmp_path / str(seed)) for seed in range(2)]
+    found = inspect_sources(sources)
+    if name == "fc.weight":
+        assert found.ok
+        assert MedMergeModel.from_sources(sources, num_labels=2).merging
+        return
+    with pytest.raises(MedMergeError) as caught:
+        MedMergeModel.from_sources(sources, num_labels=2)
+    assert found.sources[1].problem == str(caught.value)
+    assert name in str(caught.value)

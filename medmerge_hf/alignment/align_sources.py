@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import AlignmentError, SettingsError, StateError
+from ..errors import AlignmentError, MedMergeError, SettingsError, StateError
 from ..merging.merged_network import MergedNetwork
 from ..networks.backbone import backbone_prefix
 from ..networks.build import architecture_name, input_shape
@@ -42,10 +42,12 @@ def align_sources(merged: MergedNetwork, method: Alignment, images: Any = None) 
     try:
         found = trace(merged.network, batches[0])
         permutations = align(merged.network, found, merged.source_tensors(), method, batches)
-    except (IndexError, KeyError, RuntimeError, TypeError) as error:  # a graph that the rules do not foresee
+    except MedMergeError:
+        raise
+    except Exception as error:  # whatever a network raises in float64, on these images, with other weights
         raise AlignmentError(
-            f"The channels of {architecture_name(merged.network)} cannot be followed ({type(error).__name__}: "
-            f"{error}). Merge it with align=None."
+            f"The sources of {architecture_name(merged.network)} cannot be aligned ({type(error).__name__}: {error}). "
+            "Merge it with align=None."
         ) from error
     permute_sources(merged, torch.stack(permutations), found)
 

@@ -68,7 +68,7 @@ def trace(network: nn.Module, images: Tensor) -> Trace:
         Its channels.
 
     Raises:
-        AlignmentError: torch cannot export it.
+        AlignmentError: torch cannot export it, or its operations are not what the rules foresee.
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 2))
@@ -86,7 +86,13 @@ def trace(network: nn.Module, images: Tensor) -> Trace:
         ) from error
     finally:
         network.train(was_training)
-    return _Tracer(program, second_names(network)).run()
+    try:
+        return _Tracer(program, second_names(network)).run()
+    except Exception as error:  # whatever a rule raises on an operation that it does not foresee
+        raise AlignmentError(
+            f"The channels of {type(network).__name__} cannot be followed ({type(error).__name__}: {error}). Merge it "
+            "with align=None."
+        ) from error
 
 
 class _Tracer:

@@ -6,7 +6,9 @@ from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 from medmerge_hf import MedMergeModel
+from medmerge_hf.alignment import permutations
 from medmerge_hf.alignment.activation_matching import match_activations
+from medmerge_hf.alignment.aten_rules import RULES
 from medmerge_hf.alignment.channel_groups import ChannelGroups, reorder
 from medmerge_hf.alignment.channel_trace import trace
 from medmerge_hf.alignment.permutations import align, check_permutation, permute
@@ -149,6 +151,20 @@ def test_a_network_that_cannot_be_traced_is_refused():
 
     with pytest.raises(AlignmentError, match=r"Branching cannot be traced.*align=None"):
         trace(Branching(), torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("raised", [ValueError("zip() argument 2 is shorter"), IndexError("list index")])
+def test_a_rule_or_a_network_that_fails_is_refused_by_name(model, monkeypatch, raised):
+    def fails(*_):
+        raise raised
+
+    with monkeypatch.context() as patched:
+        patched.setitem(RULES, "conv2d", fails)
+        with pytest.raises(AlignmentError, match=r"channels of .* cannot be followed.*align=None"):
+            model.align("weights")
+    monkeypatch.setattr(permutations, "match_weights", fails)
+    with pytest.raises(AlignmentError, match=r"cannot be aligned.*align=None"):
+        model.align("weights")
 
 
 def test_a_wrong_trace_is_noticed():

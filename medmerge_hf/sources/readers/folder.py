@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..hub import weights_among
@@ -68,11 +67,12 @@ def check_folder(folder: Path) -> None:
 
 
 def as_stored(tensors: dict[str, Tensor], place: Place) -> dict[str, Tensor]:
-    """A library's tensors in the dtype that the file has, where that is no common floating point: float8, int8, ...
+    """A library's tensors in the dtype that the file has, where that is no common floating point (float8, integers).
 
     The library has rounded or counted them as if they were numbers; conversion must see what they are.
     """
-    headers = folder_headers(place)[0]
-    odd = {name: stored.dtype for name, stored in headers.items() if name in tensors and stored.dtype.itemsize == 1}
-    changed = {name: dtype for name, dtype in odd.items() if dtype not in (tensors[name].dtype, torch.bool)}
-    return tensors | {name: tensors[name].to(dtype) for name, dtype in changed.items()}
+    stored = {name: tensor.dtype for name, tensor in folder_headers(place)[0].items() if name in tensors}
+    odd = {name: dtype for name, dtype in stored.items() if not dtype.is_floating_point or dtype.itemsize == 1}
+    return tensors | {
+        name: tensors[name].to(dtype) for name, dtype in odd.items() if tensors[name].dtype.is_floating_point
+    }
