@@ -1,8 +1,9 @@
-"""The `medmerge` command: `train`, `compare` and `inspect`. What is heavy is imported once it is needed."""
+"""The `medmerge` command: `train`, `compare`, `rank` and `inspect`. What is heavy is imported once it is needed."""
 
 import argparse
 import dataclasses
 import errno
+import importlib
 import json
 import os
 import sys
@@ -14,6 +15,9 @@ from .comparison.options import ComparisonOptions
 from .errors import MedMergeError
 from .runs.options import SECTIONS
 
+
+# Commands that a YAML file describes, and where they are carried out.
+RUNS = {"train": ".runs.train", "compare": ".comparison.compare", "rank": ".runs.rank"}
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -40,25 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     command, rest = words[:1], words[1:]
-    if command in (["train"], ["compare"]) and not {"-h", "--help"} & set(rest):
+    if command and command[0] in RUNS and not {"-h", "--help"} & set(rest):
         with one_line_errors(command[0]):
-            _train(rest) if command == ["train"] else _compare(rest)
+            importlib.import_module(RUNS[command[0]], __package__).main(rest)
         return
     options = _parser().parse_args(words)
     with one_line_errors(options.command):
         sys.exit(_inspect(options))
-
-
-def _train(words: Sequence[str]) -> None:
-    from .runs.train import main as train
-
-    train(words)
-
-
-def _compare(words: Sequence[str]) -> None:
-    from .comparison.compare import main as compare
-
-    compare(words)
 
 
 @contextmanager
@@ -111,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_options(train, SECTIONS)
     compare = _add(commands, "compare", "measure the merge against what you would do instead", STAGE_HELP)
     _add_options(compare, (ComparisonOptions, *SECTIONS))
+    rank = _add(commands, "rank", "tell whether there is anything to merge, without training", STAGE_HELP)
+    _add_options(rank, SECTIONS)
     inspect = _add(commands, "inspect", "look at sources before anything large is downloaded", "")
     inspect.add_argument("sources", nargs="+", metavar="SRC", help="anchor first; a JSON object says more than a name")
     inspect.add_argument("--architecture", help="timm name of the network, where the anchor is a weights file")
