@@ -21,7 +21,7 @@ from .belonging import TENSORS_SHA256, tensors_sha256
 from .card.kernel_plot import plot_kernel_weights
 from .card.model_card import FIGURE, MERGED, TAGS, render_card
 from .checkpoint import MERGE_STATE, save_processor, save_tensors
-from .options import export_dtype, refuse_shards
+from .options import export_dtype, refuse_adapters, refuse_shards
 from .staging import CARD, staged_directory
 from .verification import verify_export
 
@@ -103,8 +103,9 @@ def export_network(network: Any, processor: Any, folder: Path, max_shard_size: i
 
     Raises:
         ExportError: what was written is not what is in memory, or not finite.
-        SettingsError: the weights of a timm network are in several files.
+        SettingsError: the weights of a timm network are in several files, or a network carries adapters.
     """
+    refuse_adapters(network)
     with no_progress_bars():
         # timm's own names: transformers only restores them for a network that from_pretrained made.
         tensors = {name.removeprefix(TIMM_PREFIX): tensor for name, tensor in network.state_dict().items()}

@@ -90,6 +90,25 @@ def _check_form_to_train_on(given: Mapping[str, Any], push_to_hub: bool) -> None
         )
 
 
+def refuse_adapters(network: Any) -> None:
+    """Refuse a network in which PEFT put adapters in the places of layers: nobody could read it without them.
+
+    Args:
+        network: that is to be saved.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    modules = network.named_modules()
+    adapted = next((name for name, module in modules if type(module).__module__.startswith("peft.")), None)
+    if adapted is not None:
+        raise SettingsError(
+            f"{adapted} carries a PEFT adapter, and an export is a plain network; nothing "
+            "was saved. Save what peft's merge_and_unload() returns, or the adapter alone by the PEFT model's own "
+            "save_pretrained."
+        )
+
+
 def refuse_shards(network: Any, folder: Path, max_shard_size: int | str) -> None:
     """Refuse weights in several files where timm, which reads one, is to load them too.
 

@@ -50,7 +50,7 @@ def classify(
     size = {"interpolate_pos_encoding": True} if interpolate_pos_encoding else {}
     output = forward(pixel_values, labels=labels, **wanted, **size)
     for name in wanted:
-        if not output.get(OPTIONAL[name]):
+        if output.get(OPTIONAL[name]) is None or len(output[OPTIONAL[name]]) == 0:
             raise SettingsError(
                 f"{architecture_name(network)} returns no {OPTIONAL[name]}: {_way_out(network, name)}."
             )

@@ -151,8 +151,8 @@ def test_checkpointing_is_what_the_network_supports(merges):
     without = MedMergeModel.from_sources([PoolFormerForImageClassification(config) for _ in range(2)], num_labels=3)
     assert not without.supports_gradient_checkpointing
     with pytest.raises(ValueError, match="does not support"):
-        without.activation_checkpointing_enable()
-    without.activation_checkpointing_disable()
+        without.gradient_checkpointing_enable()
+    without.gradient_checkpointing_disable()
 
 
 def test_checkpointing_changes_no_gradient(any_model, images):
@@ -160,7 +160,7 @@ def test_checkpointing_changes_no_gradient(any_model, images):
     for enable in (False, True):
         model = copy.deepcopy(any_model).train()
         if enable:
-            model.activation_checkpointing_enable()
+            model.gradient_checkpointing_enable()
         model(images, labels=LABELS).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()

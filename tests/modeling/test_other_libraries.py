@@ -7,6 +7,7 @@ import torch
 from tiny import native_vit
 
 from medmerge_hf import MedMergeModel
+from medmerge_hf.errors import SettingsError
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,8 @@ def test_lora_of_peft_trains_on_it_and_is_merged_in(vit, images, tmp_path):
         model(images, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
         optimizer.step()
     expected = model(images).logits
+    with pytest.raises(SettingsError, match=r"q_proj carries a PEFT adapter.*merge_and_unload"):
+        model.base_model.model.save_pretrained(tmp_path / "out")
     merged = model.merge_and_unload()
     merged.save_pretrained(tmp_path / "out")
     again = MedMergeModel.from_pretrained(tmp_path / "out")
