@@ -102,20 +102,28 @@ def _out_of_fold(features: np.ndarray, labels: np.ndarray, strength: float, seed
         folds: Any = KFold(FOLDS, shuffle=True, random_state=seed)
         regression, labels = OneVsRestClassifier(regression), labels.astype(int)
     else:
-        folds = StratifiedKFold(_folds(labels), shuffle=True, random_state=seed)
+        folds = StratifiedKFold(folds_of(labels, FOLDS), shuffle=True, random_state=seed)
     model = make_pipeline(StandardScaler(), regression)
     return cross_val_predict(model, features, labels, cv=folds, method="predict_proba")
 
 
-def _folds(labels: np.ndarray) -> int:
-    """As many as every class has images for."""
-    fewest = int(np.bincount(labels).min())
-    if fewest < 2:
+def folds_of(labels: np.ndarray, most: int) -> int:
+    """How many folds a cross-validation can have, so that every class is in each.
+
+    Args:
+        labels: `[N]` classes from 0.
+        most: that are wanted.
+
+    Raises:
+        DataError: a class has a single image.
+    """
+    counts = np.bincount(labels)
+    if counts.min() < 2:
         raise DataError(
-            f"Class {int(np.bincount(labels).argmin())} has {fewest} training image: a probe needs two of each class. "
+            f"Class {int(counts.argmin())} has {counts.min()} training image: a probe needs two of each class. "
             "Label more, or leave the class out of every split."
         )
-    return min(FOLDS, fewest)
+    return min(most, int(counts.min()))
 
 
 def gain(ours: Probe, theirs: Probe, figure: Callable[[Probe, np.ndarray], np.ndarray]) -> Interval:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..networks.features import observed_features
+from .probe import folds_of
 
 
 FOLDS = 3
@@ -41,6 +42,9 @@ def probe_score(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> floa
         labels: `[N]` classes, or `[N, K]` of several labels, each a regression of its own.
         seed: of the folds.
 
+    Raises:
+        DataError: a class has a single image.
+
     Example:
         >>> random, labels = np.random.default_rng(0), np.arange(60) % 2
         >>> good, bad = random.normal(labels[:, None], 0.3, (60, 5)), random.normal(0, 1, (60, 5))
@@ -56,7 +60,10 @@ def probe_score(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> floa
     regression: Any = LogisticRegression(C=0.01, max_iter=500)
     if labels.ndim == 2:
         regression, labels = OneVsRestClassifier(regression), labels.astype(int)
-    folds = (StratifiedKFold if labels.ndim == 1 else KFold)(FOLDS, shuffle=True, random_state=seed)
+    if labels.ndim == 1:
+        folds: Any = StratifiedKFold(folds_of(labels, FOLDS), shuffle=True, random_state=seed)
+    else:
+        folds = KFold(FOLDS, shuffle=True, random_state=seed)
     model = make_pipeline(StandardScaler(), regression)
     return float(cross_val_score(model, features, labels, cv=folds, scoring="f1_macro").mean())
 

@@ -4,6 +4,7 @@ import torch
 from tiny import network
 
 from medmerge_hf import single_source_model
+from medmerge_hf.errors import DataError
 from medmerge_hf.evaluation.ranking import likeness, linear_cka, probe_score, source_features
 
 
@@ -23,6 +24,12 @@ def test_features_that_separate_the_classes_score_higher():
 def test_more_features_than_images_are_no_trouble():
     random = np.random.default_rng(0)
     assert 0 <= probe_score(random.normal(size=(30, 200)), LABELS[:30]) < 0.8
+
+
+def test_few_images_of_a_class_make_fewer_folds_and_one_is_named():
+    assert 0 <= probe_score(task(0.5)[:7], LABELS[:7]) <= 1
+    with pytest.raises(DataError, match="Class 2 has 1 training image"):
+        probe_score(task(0.5)[:5], LABELS[:5])
 
 
 def test_several_labels_are_a_task_each():
