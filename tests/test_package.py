@@ -67,3 +67,20 @@ def test_a_wheel_works_without_the_clone(tmp_path):
     templates = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "medmerge_hf").rglob("*.jinja"))
     assert templates
     assert all((place / name).is_file() for name in templates)
+
+
+@pytest.mark.slow
+def test_a_consumers_type_checker_sees_our_types(tmp_path):
+    code = tmp_path / "consumer.py"
+    code.write_text(
+        "from medmerge_hf import MedMergeModel, load_target\n"
+        "def use(model: MedMergeModel) -> None:\n"
+        "    reveal_type(model.collapse())\n"
+        "    reveal_type(load_target('images').classes)\n"
+        "    model.collapse(batchez=None)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--follow-imports=silent", "--ignore-missing-imports", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert 'Revealed type is "medmerge_hf.modeling_medmerge.MedMergeModel"' in done.stdout
+    assert "list[str]" in done.stdout
+    assert 'Unexpected keyword argument "batchez"' in done.stdout
