@@ -140,6 +140,22 @@ def files_rows(count: int, rounds: int) -> list[list[str]]:
     ]
 
 
+def checkpoint_row(architecture: str, step: float, rounds: int) -> list[str]:
+    """What a checkpoint of the merge stage takes, in training steps.
+
+    Args:
+        architecture: timm name.
+        step: seconds of one.
+        rounds: how often it is saved.
+    """
+    model = MedMergeModel.from_sources(networks(architecture, 2), num_labels=CLASSES)
+    with tempfile.TemporaryDirectory() as folder:
+        save = functools.partial(model.save_pretrained, folder, collapse=False)
+        save()
+        found = [timed(save) / step for _ in range(rounds)]
+    return [f"{architecture}: checkpoint of the merge stage, S = 2 / a step of it", quartiles(found)]
+
+
 def import_time(rounds: int) -> str:
     """Seconds that `import medmerge_hf` adds to starting Python."""
 
@@ -232,6 +248,8 @@ def main() -> None:
     header = ["network", "way", "sources", "batch", "seconds a step", "/ plain fine-tuning", "peak memory, MB"]
     slopes = "\n".join(f"- {slope(rows, times[name], name, options.sources)}" for name in options.architectures)
     other = [row for count in options.sources[:3] for row in files_rows(count, options.rounds)]
+    first = options.architectures[0]
+    other.append(checkpoint_row(first, statistics.median(times[first][f"{OURS} 2"]), options.rounds))
     other += [bootstrap_row(options.rounds), ["import medmerge_hf", import_time(options.rounds)]]
     options.output.mkdir(parents=True, exist_ok=True)
     plot({name: times[name] for name in options.architectures}, options.output / "step_time.png")
