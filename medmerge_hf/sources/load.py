@@ -1,7 +1,7 @@
 """From a reference (Hub id, folder, file, module in memory) to the tensors of a checkpoint."""
 
 import dataclasses
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torch import nn
@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import SourceNotFoundError
 from ..networks.timm_config import file_config
 from .hub import fetch_file, fetch_source
-from .place import Place
+from .place import Place, read_json
 from .readers.registry import read_place
 from .reference import LoadedSource, Source, SourceReference
 from .resolve import resolve_reference
@@ -71,9 +71,25 @@ def local_path(reference: SourceReference) -> Path:
     return folder / reference.file if reference.file else folder
 
 
+def _named_by(file: Path) -> list[str]:
+    """The files beside it that an index, or a `model.json` of TensorFlow.js, names; its reader checks the rest."""
+    if file.suffix != ".json":
+        return []
+    stated = read_json(file)
+    shards, groups = stated.get("weight_map"), stated.get("weightsManifest")
+    names = list(shards.values()) if isinstance(shards, dict) else []
+    for group in groups if isinstance(groups, list) else []:
+        paths = group.get("paths") if isinstance(group, dict) else None
+        names += paths if isinstance(paths, list) else []
+    return [n for n in dict.fromkeys(map(str, names)) if PurePosixPath(n).name == n and n not in ("", ".", "..")]
+
+
 def _fetched(reference: SourceReference, **hub: Any) -> Path:
     if not reference.revision:
         return local_path(reference)
     if reference.file:
-        return fetch_file(reference.id, reference.file, reference.revision, **hub)
+        file = fetch_file(reference.id, reference.file, reference.revision, **hub)
+        for name in _named_by(file):
+            fetch_file(reference.id, str(PurePosixPath(reference.file).with_name(name)), reference.revision, **hub)
+        return file
     return fetch_source(reference.id, reference.revision, **hub)

@@ -160,16 +160,19 @@ def foreign_kind(place: Place) -> tuple[str, str] | None:
     if place.has("saved_model.pb"):
         return "a zipped TensorFlow SavedModel", TENSORFLOW
     if any(name.endswith(".npy") for name in place.members):
-        return (
-            "a NumPy archive (.npz)",
-            "Save its arrays as safetensors: safetensors.numpy.save_file(dict(np.load(f)), ...).",
-        )
+        return "a NumPy archive (.npz)", _arrays_saved(place.path)
     if place.members:
         return f"a zip of {', '.join(place.members[:3])}", "Unpack it and name the checkpoint inside."
     text = place.start.translate(None, b"\r\n\t").decode("ascii", errors="replace")
     if text.isprintable() and text.isascii():
         return f"a text file that begins with {start[:30]!r}", "Download the file that it speaks of."
     return None
+
+
+def _arrays_saved(file: Path) -> str:
+    out = str(file.with_suffix(".safetensors"))
+    code = f"import numpy, safetensors.numpy as s; s.save_file(dict(numpy.load({str(file)!r})), {out!r})"
+    return f"Save its arrays as safetensors: `{shlex.join(['python', '-c', code])}`; then name {out!r} instead."
 
 
 def advice(file: "Path | str") -> str:

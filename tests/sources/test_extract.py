@@ -109,6 +109,17 @@ def test_the_command_of_a_refusal_ends_in_a_merge_when_it_is_followed(name, tmp_
     )
 
 
+def test_the_command_for_arrays_of_numpy_ends_in_a_merge(tmp_path):
+    np.savez(tmp_path / "a.npz", **{name: tensor.numpy() for name, tensor in network(1).state_dict().items()})
+    with pytest.raises(MedMergeError, match="NumPy archive") as refused:
+        MedMergeModel.from_sources([network(0), str(tmp_path / "a.npz")], num_labels=2)
+    command, out = re.search(r"`(python .*?)`; then name '(.*?)'", str(refused.value)).groups()
+    exec(shlex.split(command)[2], {})
+    model = MedMergeModel.from_sources([network(0), out], num_labels=2, init=1.0)
+    weight = model.plain_model().timm_model.conv1[0].weight
+    assert torch.allclose(weight, network(1).conv1[0].weight, atol=1e-6)
+
+
 def test_two_networks_of_a_file_stay_apart_and_are_told(tmp_path):
     file = tmp_path / "a.pth"
     torch.save({"model": network(1).state_dict(), "ema": network(2).state_dict(), "args": argparse.Namespace()}, file)

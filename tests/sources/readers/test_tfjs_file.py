@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
 
 from medmerge_hf.errors import CorruptSourceError, SourceNotFoundError
 from medmerge_hf.sources.describe import describe
@@ -62,3 +63,11 @@ def test_a_saved_model_is_called_what_it_is(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01")
     with pytest.raises(SourceNotFoundError, match=r"SavedModel of TensorFlow.*model\.save"):
         load_source(str(tmp_path))
+
+
+def test_a_model_on_the_hub_comes_with_the_files_that_it_names(hub, tmp_path):
+    write(tmp_path)
+    HfApi().create_repo("tester/js")
+    HfApi().upload_folder(repo_id="tester/js", folder_path=tmp_path, path_in_repo="web")
+    found = load_source({"id": "tester/js", "file": "web/model.json"})
+    assert torch.equal(found.tensors["conv.weight"], torch.from_numpy(KERNEL).permute(3, 2, 0, 1))
