@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-CODE = benchmarks medmerge_hf recipes tests
+CODE = benchmarks docs medmerge_hf recipes tests
+DOCS = "mkdocs<2" "mkdocs-material<10" "mkdocstrings[python]<2"
 
-.PHONY: bench demo quality style test test-slow
+.PHONY: bench demo docs quality style test test-slow
 
 $(VENV)/.dev: setup.cfg
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +34,15 @@ style: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal --durations=10
+
+.venv-docs/.installed: setup.cfg
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -q --no-compile $(DOCS)
+	touch $@
+
+docs: .venv-docs/.installed
+	$(PYTHON) docs/stage.py build/docs
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build -q
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -q -m slow

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import timm
+import yaml
 from huggingface_hub import HfApi
 from safetensors.torch import save_file
 from tiny import network
+
+import medmerge_hf
 
 
 README = Path(__file__).parents[1] / "README.md"
@@ -45,6 +48,19 @@ def test_links_and_pictures_exist(page):
 
 def test_the_readme_is_read_in_a_minute():
     assert len(README.read_text().splitlines()) <= 90
+
+
+def test_every_public_name_stands_in_the_reference():
+    pages = "".join(page.read_text() for page in (README.parent / "docs" / "api").glob("*.md"))
+    shown = {line.rsplit(".", 1)[-1] for line in pages.splitlines() if line.startswith("::: ")}
+    assert set(medmerge_hf.__all__) - {"__version__"} <= shown
+
+
+def test_every_guide_is_a_page_of_the_site():
+    site = yaml.safe_load((README.parent / "mkdocs.yml").read_text())
+    pages = re.findall(r"[\w/]+\.md", str(site["nav"]))
+    assert [page for page in pages if not (README.parent / page).is_file()] == []
+    assert {f"docs/{guide.name}" for guide in GUIDES} <= set(pages)
 
 
 def test_its_commands_are_targets_of_the_makefile():
