@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 CODE = benchmarks docs medmerge_hf recipes tests
-DOCS = "mkdocs<2" "mkdocs-material<10" "mkdocstrings[python]<2"
+DOCS = "mkdocs<2" "mkdocs-material<10" "mkdocstrings[python]<2" ruff
 
 .PHONY: bench demo docs quality style test test-slow
 
