@@ -20,6 +20,7 @@ from damage import WRITERS, damaged
 from medmerge_hf.errors import MedMergeError
 from medmerge_hf.sources.extract import extract
 from medmerge_hf.sources.load import read
+from medmerge_hf.sources.readers import hdf5_probe
 from medmerge_hf.sources.reference import SourceReference
 
 
@@ -58,6 +59,7 @@ def look(file: Path, weights: bool) -> Any:
 
 
 if __name__ == "__main__":
+    hdf5_probe.SECONDS = 10  # these files are small; on some HDF5 does not come to an end
     warnings.simplefilter("ignore")
     logging.disable()
     for wanted in sys.argv[3:]:

@@ -129,7 +129,7 @@ def under_the_anchors_names(network: Any, source: LoadedSource) -> Case:
     found = None
     if not key_map:
         _ask(source)
-    source, notes = (source, []) if key_map else _unfolded(network, source)
+    source, notes = (source, []) if key_map else _unfolded(network, source, wanted)
     needed = {prefix + name for name in backbone_parameters(network) if name in wanted}
     if key_map or not needed <= source.tensors.keys():
         found = _translated(network, source, wanted)
@@ -190,16 +190,14 @@ def _mostly_there(source: LoadedSource, wanted: Mapping[str, Tensor]) -> bool:
     return 2 * sum(prefix + name in source.tensors for name in wanted) > len(wanted)
 
 
-def _unfolded(network: Any, source: LoadedSource) -> tuple[LoadedSource, list[str]]:
+def _unfolded(network: Any, source: LoadedSource, wanted: Mapping[str, Tensor]) -> tuple[LoadedSource, list[str]]:
     """A source with the BatchNorms that an export folded, by the anchor's names or torchvision's."""
-    stated = source.reference.variant
-    original = torchvision_original(architecture_name(network))
-    for named in (backbone_module(network), original):
-        if named is not None:
-            tensors, notes = unfold(source.tensors, named, stated.bn_eps if stated else None)
-            if notes:
-                return dataclasses.replace(source, tensors=tensors), notes
-    return source, []
+    eps = source.reference.variant.bn_eps if source.reference.variant else None
+    tensors, notes = unfold(source.tensors, backbone_module(network), eps)
+    if not notes and not _mostly_there(source, wanted):
+        original = torchvision_original(architecture_name(network))
+        tensors, notes = unfold(source.tensors, original, eps) if original is not None else (tensors, notes)
+    return (dataclasses.replace(source, tensors=tensors) if notes else source), notes
 
 
 def _translated_case(
