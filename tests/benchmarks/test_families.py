@@ -1,6 +1,7 @@
 import csv
 import os
 import time
+from pathlib import Path
 
 import families
 import pytest
@@ -48,6 +49,13 @@ def test_rows_are_kept_and_not_walked_again(monkeypatch, tmp_path):
     with (tmp_path / "families.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["resnet", "vgg"]
     assert "## timm: the smallest network of every module (2)" in (tmp_path / "FAMILIES.md").read_text()
+
+
+def test_no_kept_row_is_a_fault(monkeypatch):
+    monkeypatch.setattr(families, "RECORD", Path(__file__).parents[2] / "benchmarks" / "families.csv")
+    kept = families.read_rows()
+    assert {row["library"] for row in kept} == {"timm", "transformers"}
+    assert {row["name"]: faults(row) for row in kept if faults(row) or not row["sources"]} == {}
 
 
 @pytest.mark.slow
