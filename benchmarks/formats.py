@@ -180,7 +180,7 @@ def report(kept: dict[str, Any]) -> str:
             "\n## Damaged files\n",
             f"{total} files, each a small one of its format with one to four accidents (bytes changed, cut, doubled; "
             "half of the time inside a member of a zip or a value of a JSON), read with at most 2 GB beyond what the "
-            "libraries take. Anything but tensors or a `MedMergeError` ends the script: nothing did. `peak_mb` is the "
+            "libraries take. Anything but tensors or a `MedMergeError` ends the script. `peak_mb` is the "
             "process with its libraries. `script.pt` and `rounded.onnx`: what the command of their refusal does.\n",
             markdown_table(["file", *COUNTS], fuzz),
         ]
