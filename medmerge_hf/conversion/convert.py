@@ -69,7 +69,8 @@ def convert_onto(
         _adapt(case, anchor_input)
     buffers = backbone_buffers(network)
     if anchor:
-        wanted |= {name: b for name, b in buffers.items() if b.is_floating_point() and name in _without_bounds(case)}
+        own = _without_bounds(case)
+        wanted |= {name: buffer for name, buffer in buffers.items() if buffer.is_floating_point() and name in own}
     try:
         found = convert_state_dict(
             case.tensors,
