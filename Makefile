@@ -1,4 +1,5 @@
-# Every target works from a bare clone: the environment is made on first use.
+# Every target works from a bare clone: the environment is made on first use, and what Python compiles of it is kept.
+export PYTHONDONTWRITEBYTECODE =
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin

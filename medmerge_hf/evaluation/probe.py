@@ -83,7 +83,7 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Probe:
     Example:
         >>> random, labels = np.random.default_rng(0), np.arange(60) % 2
         >>> good, bad = random.normal(labels[:, None], 0.3, (60, 5)), random.normal(0, 1, (60, 5))
-        >>> probe(good, labels).losses.mean() < probe(bad, labels).losses.mean()
+        >>> bool(probe(good, labels).losses.mean() < probe(bad, labels).losses.mean())
         True
     """
     found = [Probe(_out_of_fold(features, labels, strength, seed), labels) for strength in STRENGTHS]
