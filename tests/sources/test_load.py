@@ -18,6 +18,7 @@ from medmerge_hf.errors import (
     MedMergeError,
     NonFiniteSourceError,
     SettingsError,
+    SourceError,
     SourceNotFoundError,
     UnsafePickleError,
 )
@@ -160,6 +161,16 @@ def test_a_transformers_checkpoint_with_missing_backbone_tensors_is_refused(tmp_
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ArchitectureMismatchError, match=r"tensors are missing \(resnet\.embedder"):
         MedMergeModel.from_sources([str(tmp_path), native], num_labels=2)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_network_without_values_is_named(place):
+    with torch.device("meta"):
+        empty = network()
+    sources = [network(1)]
+    sources.insert(place, empty)
+    with pytest.raises(SourceError, match="no values"):
+        MedMergeModel.from_sources(sources, num_labels=2)
 
 
 def test_another_architecture_is_refused_by_name():

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...errors import SourceError
 from ...networks.timm_config import image_channels, resize_timm_config, timm_config, timm_input, with_channels
 from ..place import Place
 from ..reference import LoadedSource, SourceReference
@@ -17,8 +18,17 @@ def _is_module(place: Place) -> bool:
 
 @reader("a network in memory", _is_module)
 def read_module(place: Place, reference: SourceReference, weights: bool = True) -> LoadedSource:
-    """Take the state dict, and the config that timm or transformers left in the module."""
+    """Take the state dict, and the config that timm or transformers left in the module.
+
+    Raises:
+        SourceError: its tensors are on the meta device.
+    """
     module: Any = place.where
+    if empty := next((name for name, tensor in module.state_dict().items() if tensor.is_meta), None):
+        raise SourceError(
+            f"{empty} of the {type(module).__name__} given as a source has no values (meta device): make the network "
+            "outside of `torch.device('meta')` or `init_empty_weights` and load its weights, or name its file."
+        )
     config: Any = getattr(module, "config", None)
     network_config = None
     if hasattr(config, "model_type"):
