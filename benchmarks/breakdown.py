@@ -52,10 +52,10 @@ TRAIN = {
     "architecture": "resnet18",
     "image_size": 112,
     "channels_last": True,
-    "merge": {"num_train_epochs": 10, "kernel_learning_rate": 1e-2},
-    "finetune": {"num_train_epochs": 12, "learning_rate": 1e-4},
+    "merge": {"num_train_epochs": 5, "kernel_learning_rate": 1e-2},
+    "finetune": {"num_train_epochs": 6, "learning_rate": 1e-4},
 }
-STAGE = {"num_train_epochs": 8, "eval_strategy": "steps", "eval_steps": 0.25, "save_strategy": "best"}
+STAGE = {"num_train_epochs": 4, "eval_strategy": "steps", "eval_steps": 0.25, "save_strategy": "best"}
 COMPARE = {
     "architecture": "mobilenetv2_100",
     "image_size": 64,
@@ -213,8 +213,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 {machine()}
 
 Printed by `python benchmarks/breakdown.py`: {numbers} images of {PIXELS} px, {CLASSES} classes.
-`train` is ResNet-18 at 112 px, 10 + 12 epochs, an evaluation and a checkpoint an epoch. `compare` is MobileNetV2 at
-64 px, 8 + 8 epochs, one seed, each source alone in every way and three methods of all sources. One run each, one
+`train` is ResNet-18 at 112 px, 5 + 6 epochs, an evaluation and a checkpoint an epoch. `compare` is MobileNetV2 at
+64 px, 4 + 4 epochs, one seed, each source alone in every way and three methods of all sources. One run each, one
 thread, a process each. Shares are of what follows the imports; the last column is the imports beside it.
 
 {markdown_table([*header, "imports / rest"], rows)}
