@@ -165,10 +165,8 @@ def test_a_transformers_checkpoint_with_missing_backbone_tensors_is_refused(tmp_
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_network_without_values_is_named(place):
-    with torch.device("meta"):
-        empty = network()
-    sources = [network(1)]
-    sources.insert(place, empty)
+    sources = [network(0), network(1)]
+    sources[place].to("meta")
     with pytest.raises(SourceError, match="no values"):
         MedMergeModel.from_sources(sources, num_labels=2)
 
