@@ -199,7 +199,7 @@ class MedMergeModel(PreTrainedModel):
     def train(self, mode: bool = True) -> "MedMergeModel":
         """As `nn.Module.train`; a backbone that is frozen stays in eval mode, its BatchNorm statistics as they are."""
         super().train(mode)
-        if mode and self.stage == "head":
+        if mode and not self.merging and self.stage == "head":
             backbone_module(self.network).eval()
         return self
 

@@ -15,6 +15,8 @@ class HubTrainer(Trainer):
     """`transformers.Trainer` that uploads a [`MedMergeModel`] as the model does itself; any other as `Trainer`."""
 
     def _plain_wrapper(self) -> Any:
+        if isinstance(self.model, MedMergeModel):
+            return self.model  # at every step: accelerate would look through all modules for compiled ones
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:

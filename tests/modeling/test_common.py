@@ -11,7 +11,7 @@ from tiny import native_vit, network
 from transformers import PoolFormerConfig, PoolFormerForImageClassification, TrainingArguments
 
 from medmerge_hf import MedMergeConfig, MedMergeModel, MedMergeTrainer
-from medmerge_hf.errors import CheckpointError, StateError
+from medmerge_hf.errors import CheckpointError, SourceError, StateError
 
 
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -89,7 +89,7 @@ def test_tensors_without_values_are_not_saved_collapsed_or_merged(any_model, tmp
         with pytest.raises(StateError, match="has no values: it is on the meta device"):
             call()
     assert list(tmp_path.iterdir()) == []
-    with init_empty_weights(), pytest.raises(StateError, match="has no values"):
+    with init_empty_weights(), pytest.raises(SourceError, match="has no values"):
         MedMergeModel.from_sources([native_vit(seed) for seed in range(2)], num_labels=3)
 
 
