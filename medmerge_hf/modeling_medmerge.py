@@ -24,7 +24,7 @@ from .export.upload import push_export, push_saved
 from .merging.kernel_table import kernel_table
 from .merging.kernel_weights import KERNEL_WEIGHTS, PERMUTATION, Constraint, Granularity, KernelWeights
 from .merging.merged_network import MergedNetwork, plain_copy, with_values
-from .networks.backbone import backbone_module, backbone_parameters
+from .networks.backbone import backbone_learns, backbone_module
 from .networks.build import build_network, target_labels
 from .networks.caches import clear_caches
 from .networks.outputs import classify
@@ -193,13 +193,12 @@ class MedMergeModel(PreTrainedModel):
     @property
     def stage(self) -> Stage:
         """What training does now: `merge`, `head` (of a frozen backbone) or `finetune`."""
-        learns = any(parameter.requires_grad for parameter in backbone_parameters(self.network).values())
-        return "merge" if self.merging else "finetune" if learns else "head"
+        return "merge" if self.merging else "finetune" if backbone_learns(self.network) else "head"
 
     def train(self, mode: bool = True) -> "MedMergeModel":
         """As `nn.Module.train`; a backbone that is frozen stays in eval mode, its BatchNorm statistics as they are."""
         super().train(mode)
-        if mode and not self.merging and self.stage == "head":
+        if mode and self.stage == "head":
             backbone_module(self.network).eval()
         return self
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..runs.options import STAGES
-from ..sources.reference import short_name
 from . import methods as methods  # all of them are registered
 from .registry import METHODS, of_all
 from .run_store import RunStore
@@ -79,11 +78,6 @@ def settings_of(options: Mapping[str, Any]) -> list[Setting]:
                 share = {} if fraction is None else {"label_fraction": fraction}
                 found.append(Setting(target, merge, overlay(shared, {**own, **share}), ordered, chosen, fraction))
     return found
-
-
-def source_name(source: Any) -> str:
-    """What tables call a source."""
-    return short_name(source if isinstance(source, str) else source["id"])
 
 
 @dataclasses.dataclass

@@ -15,8 +15,9 @@ from accelerate.utils import broadcast_object_list
 from ..runs.build import load_data
 from ..runs.options import STAGES
 from ..runs.settings import Settings, make_settings
+from ..sources.reference import stated_name
 from .job import Job, validation_f1
-from .plan import Plan, Setting, overlay, source_name
+from .plan import Plan, Setting, overlay
 from .registry import METHODS, Method, of_each
 from .run_store import Outcome
 
@@ -73,7 +74,7 @@ class Group:
         with PartialState().main_process_first():
             if not self.plan.runs.has(key):
                 self.plan.runs.save(key, outcome, seconds)
-        what = method.name if source is None else f"{source_name(source)}, {method.name}"
+        what = method.name if source is None else f"{stated_name(source)}, {method.name}"
         found = f"{validation_f1(outcome):.3f}" if method.predicts else outcome.notes
         logger.warning("%s: %s, seed %d: %s, %.0f s", setting.name, what, self.seed, found, seconds)
 

@@ -66,6 +66,11 @@ def backbone_parameters(network: Any) -> dict[str, nn.Parameter]:
     return _outside_head(network, dict(backbone_module(network).named_parameters()))
 
 
+def backbone_learns(network: Any) -> bool:
+    """Whether any parameter of the backbone is trained."""
+    return any(parameter.requires_grad for parameter in backbone_parameters(network).values())
+
+
 def backbone_buffers(network: Any) -> dict[str, Tensor]:
     """Name -> buffer of the backbone that is part of its state dict."""
     backbone = backbone_module(network)

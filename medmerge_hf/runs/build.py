@@ -13,7 +13,7 @@ from ..evaluation.ranking import probe_score, source_features
 from ..modeling_medmerge import MedMergeModel
 from ..networks.build import MULTI_LABEL
 from ..networks.preprocessing import resolve_preprocessing
-from ..sources.reference import short_name
+from ..sources.reference import stated_name
 from ..training.single_source import single_source_model
 from .settings import Settings
 
@@ -111,7 +111,7 @@ def choose_sources(settings: Settings, target: Any) -> Settings:
         model = make_single(source, settings, target)
         scores.append(probe_score(*training_features(model, target, seed), seed))
     order = sorted(range(len(scores)), key=lambda place: -scores[place])
-    names = [short_name(s if isinstance(s, str) else s["id"]) for s in settings.source.sources]
+    names = [stated_name(source) for source in settings.source.sources]
     found = ", ".join(f"{names[place]} {scores[place]:.3f}" for place in order)
     logger.info("Linear probe of the sources, macro F1: %s. Merging the first %d.", found, keep)
     chosen = [settings.source.sources[place] for place in order[:keep]]

@@ -18,7 +18,7 @@ from transformers.utils import logging as hf_logging
 from ..evaluation.probe import Interval, Probe, gain, log_loss, macro_f1, probe
 from ..evaluation.ranking import likeness
 from ..evaluation.tables import markdown_table
-from ..sources.reference import short_name
+from ..sources.reference import stated_name
 from .build import load_data, make_single, training_features
 from .config import read_options
 from .settings import Settings, make_settings
@@ -96,7 +96,7 @@ def rank_sources(settings: Settings) -> Ranking:
     target, seed = load_data(settings), settings.run.seed
     found = [training_features(make_single(one, settings, target), target, seed) for one in settings.source.sources]
     features, labels = [own for own, _ in found], found[0][1]
-    names = [short_name(s if isinstance(s, str) else s["id"]) for s in settings.source.sources]
+    names = [stated_name(source) for source in settings.source.sources]
     together = probe(np.concatenate(features, axis=1), labels, seed)
     return Ranking(names, [probe(own, labels, seed) for own in features], together, likeness(features))
 

@@ -198,5 +198,15 @@ def short_name(source: str) -> str:
     return name
 
 
+def stated_name(source: str | Mapping[str, Any]) -> str:
+    """What tables call a source that an option names, by itself or by a mapping of more.
+
+    Example:
+        >>> stated_name({"id": "lab/xray.safetensors", "input": "imagenet"})
+        'xray'
+    """
+    return short_name(source if isinstance(source, str) else source["id"])
+
+
 # What a source may be given as.
 Source = str | Mapping[str, Any] | SourceReference | nn.Module

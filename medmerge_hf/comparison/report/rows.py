@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...evaluation.ranking import likeness
+from ...sources.reference import stated_name
 from ..methods.single_source import FINE_TUNED, PROBE
-from ..plan import Plan, Setting, source_name
+from ..plan import Plan, Setting
 from ..registry import OURS, Method, of_each
 
 
@@ -103,7 +104,7 @@ def promises(plan: Plan) -> list[Promise]:
             key = plan.key(setting, PROBE, seed, source)
             rows = [_row(plan, setting, way.name, seed, source) for way in ways_of_one()]
             if plan.runs.has(key) and all(rows):
-                name, probe = source_name(source), plan.runs.load(key).notes["probe"]
+                name, probe = stated_name(source), plan.runs.load(key).notes["probe"]
                 best = max((row for row in rows if row), key=lambda row: row.validation["macro_f1"])
                 place = (setting.target or setting.name, name, seed)
                 found[place] = Promise(*place, probe, best.scores["macro_f1"])
@@ -117,7 +118,7 @@ def alikeness(plan: Plan) -> dict[str, tuple[list[str], Any]]:
         keys = [plan.key(setting, PROBE, plan.seeds[0], source) for source in setting.sources()]
         if all(plan.runs.has(key) for key in keys):
             features = [plan.runs.load(key, states=True).states["features"]["train"].numpy() for key in keys]
-            found[setting.name] = ([source_name(source) for source in setting.sources()], likeness(features))
+            found[setting.name] = ([stated_name(source) for source in setting.sources()], likeness(features))
     return found
 
 
@@ -126,7 +127,7 @@ def _probed(plan: Plan, setting: Setting, seed: int, singles: list[Row]) -> Row 
     if not all(plan.runs.has(key) for key in keys):
         return None
     scores = [plan.runs.load(key).notes["probe"] for key in keys]
-    name = f"{source_name(setting.sources()[scores.index(max(scores))])}, {FINE_TUNED}"
+    name = f"{stated_name(setting.sources()[scores.index(max(scores))])}, {FINE_TUNED}"
     return next((row.renamed(PROBED_SOURCE, chosen=name) for row in singles if row.method == name), None)
 
 
@@ -142,7 +143,7 @@ def _row(plan: Plan, setting: Setting, method: str, seed: int, source: Any = Non
     outcome = plan.runs.load(key)
     if isinstance(setting.ordered, tuple):
         outcome = outcome.in_order(setting.ordered)
-    name = method if source is None else f"{source_name(source)}, {method}"
+    name = method if source is None else f"{stated_name(source)}, {method}"
     split = "test" if "test" in outcome.labels else "validation"
     scores = {part: outcome.scores(part, bool(setting.ordered)) for part in outcome.labels}
     return Row(
