@@ -18,27 +18,36 @@ TIE = 0.005
 
 
 @dataclasses.dataclass(frozen=True)
-class Gain:
-    """How much better one method is than another.
+class Interval:
+    """A paired difference.
 
     Attributes:
-        mean: of the paired differences.
+        mean: of the differences.
         low: lower end of the 95 % interval.
         high: upper end.
-        wins: pairs in which it is better by more than 0.005.
-        ties: pairs that differ by less.
-        losses: pairs in which it is worse.
     """
 
     mean: float
     low: float
     high: float
-    wins: int
-    ties: int
-    losses: int
 
     def __str__(self) -> str:
         return f"{self.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain(Interval):
+    """How much better one method is than another, over paired runs.
+
+    Attributes:
+        wins: pairs in which it is better by more than 0.005.
+        ties: pairs that differ by less.
+        losses: pairs in which it is worse.
+    """
+
+    wins: int
+    ties: int
+    losses: int
 
     @property
     def record(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .bootstrap import Interval
 from .compute_metrics import make_compute_metrics
 from .predictions import counts_of, resample_draws
 
@@ -16,18 +17,6 @@ FOLDS = 5
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 RESAMPLES = 1000
 LEAST = 1e-7  # probability
-
-
-@dataclasses.dataclass(frozen=True)
-class Interval:
-    """A difference over images: its value and the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,32 +80,45 @@ def probe(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Probe:
 
 
 def _out_of_fold(features: np.ndarray, labels: np.ndarray, strength: float, seed: int) -> np.ndarray:
+    from sklearn.model_selection import cross_val_predict
+
+    model, validation = cross_validated(labels, strength, FOLDS, seed)
+    return cross_val_predict(model, features, method="predict_proba", **validation)
+
+
+def cross_validated(labels: np.ndarray, strength: float, folds: int, seed: int) -> tuple[Any, dict[str, Any]]:
+    """A logistic regression on standardised features, and how it is cross-validated.
+
+    Args:
+        labels: `[N]` classes from 0, or `[N, K]` of several labels, each a regression of its own.
+        strength: inverse of the L2 penalty.
+        folds: how many, fewer where a class has fewer images.
+        seed: of the folds.
+
+    Returns:
+        The model, and `y` and `cv` of scikit-learn's functions.
+
+    Raises:
+        DataError: a class has a single image.
+    """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import KFold, StratifiedKFold
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     regression: Any = LogisticRegression(C=strength, max_iter=500)
     if labels.ndim == 2:
-        folds: Any = KFold(FOLDS, shuffle=True, random_state=seed)
-        regression, labels = OneVsRestClassifier(regression), labels.astype(int)
+        regression = OneVsRestClassifier(regression)
+        validation = {"y": labels.astype(int), "cv": KFold(folds, shuffle=True, random_state=seed)}
     else:
-        folds = StratifiedKFold(folds_of(labels, FOLDS), shuffle=True, random_state=seed)
-    model = make_pipeline(StandardScaler(), regression)
-    return cross_val_predict(model, features, labels, cv=folds, method="predict_proba")
+        split = StratifiedKFold(_folds_of(labels, folds), shuffle=True, random_state=seed)
+        validation = {"y": labels, "cv": split}
+    return make_pipeline(StandardScaler(), regression), validation
 
 
-def folds_of(labels: np.ndarray, most: int) -> int:
-    """How many folds a cross-validation can have, so that every class is in each.
-
-    Args:
-        labels: `[N]` classes from 0.
-        most: that are wanted.
-
-    Raises:
-        DataError: a class has a single image.
-    """
+def _folds_of(labels: np.ndarray, most: int) -> int:
+    """As many as are wanted, and every class is in each."""
     counts = np.bincount(labels)
     if counts.min() < 2:
         raise DataError(

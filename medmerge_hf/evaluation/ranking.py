@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..networks.features import observed_features
-from .probe import folds_of
+from .probe import cross_validated
 
 
-FOLDS = 3
+FOLDS, STRENGTH = 3, 0.01
 
 
 @torch.no_grad()
@@ -51,21 +51,10 @@ def probe_score(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> floa
         >>> probe_score(good, labels) > probe_score(bad, labels)
         True
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.model_selection import cross_val_score
 
-    regression: Any = LogisticRegression(C=0.01, max_iter=500)
-    if labels.ndim == 2:
-        regression, labels = OneVsRestClassifier(regression), labels.astype(int)
-    if labels.ndim == 1:
-        folds: Any = StratifiedKFold(folds_of(labels, FOLDS), shuffle=True, random_state=seed)
-    else:
-        folds = KFold(FOLDS, shuffle=True, random_state=seed)
-    model = make_pipeline(StandardScaler(), regression)
-    return float(cross_val_score(model, features, labels, cv=folds, scoring="f1_macro").mean())
+    model, validation = cross_validated(labels, STRENGTH, FOLDS, seed)
+    return float(cross_val_score(model, features, scoring="f1_macro", **validation).mean())
 
 
 def linear_cka(one: Tensor, other: Tensor) -> Tensor:

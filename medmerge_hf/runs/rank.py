@@ -15,7 +15,8 @@ import datasets
 import numpy as np
 from transformers.utils import logging as hf_logging
 
-from ..evaluation.probe import Interval, Probe, gain, log_loss, macro_f1, probe
+from ..evaluation.bootstrap import Interval
+from ..evaluation.probe import Probe, gain, log_loss, macro_f1, probe
 from ..evaluation.ranking import likeness
 from ..evaluation.tables import markdown_table
 from ..sources.reference import stated_name

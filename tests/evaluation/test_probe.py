@@ -37,9 +37,9 @@ def test_sources_that_know_different_things_gain_together():
     one, other = features(1.0, 0, axes=1), features(1.0, 1, axes=2)[:, ::-1]
     best, both = probe(other, LABELS), probe(np.concatenate([one, other], axis=1), LABELS)
     found = gain(both, best, log_loss)
-    assert found.low <= found.value <= found.high
-    assert found.value == pytest.approx(both.losses.mean() - best.losses.mean())
-    assert gain(both, best, macro_f1).value == pytest.approx(both.figures["macro_f1"] - best.figures["macro_f1"])
+    assert found.low <= found.mean <= found.high
+    assert found.mean == pytest.approx(both.losses.mean() - best.losses.mean())
+    assert gain(both, best, macro_f1).mean == pytest.approx(both.figures["macro_f1"] - best.figures["macro_f1"])
 
 
 def test_a_source_gains_nothing_beside_itself():
