@@ -168,7 +168,7 @@ def _with_head(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, T
 
 
 def _logits(network: nn.Module, state: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    network.load_state_dict(state, strict=False)  # a tensor of two names is there under its first
+    network.load_state_dict({**state, **{again: state[first] for again, first in second_names(network).items()}})
     clear_caches(network)
-    output = network(images[:1].double())
+    output = network(images.double())
     return getattr(output, "logits", output)

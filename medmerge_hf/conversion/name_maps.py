@@ -10,7 +10,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -371,6 +371,7 @@ def torchvision_network(name: str) -> nn.Module:
     return torchvision.models.get_model(name, weights=None, **quick)
 
 
+@cache  # several questions are asked of it for every source, and none changes it
 def torchvision_original(architecture: str) -> nn.Module | None:
     """torchvision's network of a timm architecture, empty; `None` where the two share their names."""
     kind = TORCHVISION.get(architecture)
