@@ -42,7 +42,7 @@ test: $(VENV)/.dev
 	touch $@
 
 docs: .venv-docs/.installed
-	$(PYTHON) docs/stage.py build/docs
+	$(PYTHON) docs/pages.py build/docs
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build -q
 
 test-slow: $(VENV)/.dev

@@ -1,6 +1,6 @@
 """Lay out what the documentation site is made of, so that links between README, docs and benchmarks hold.
 
-python docs/stage.py FOLDER
+python docs/pages.py FOLDER
 """
 
 import shutil
