@@ -12,8 +12,9 @@ from PIL import Image
 # Of the memory that is free when a data set is read, and never more than so many bytes.
 SHARE, MOST = 1 / 8, 2 * 2**30
 
-# Split of a target -> its rows. Worker processes that are forked share it, spawned ones decode for themselves.
-_ROWS: WeakKeyDictionary[Any, list[tuple[np.ndarray, Any]]] = WeakKeyDictionary()
+# Split of a target -> its images, each with its label if it has one. Worker processes that are forked share it,
+# spawned ones decode for themselves.
+_ROWS: WeakKeyDictionary[Any, list[tuple[Any, ...]]] = WeakKeyDictionary()
 
 
 class DecodedImages:
@@ -48,18 +49,19 @@ class DecodedImages:
         """
         if self._pixels and all(row in self._pixels for row in members):
             pixels = [_in_mode(self._pixels[row], mode) for row in members]
-            _ROWS[split] = list(zip(pixels, split["label"], strict=True))
+            columns = [split["label"]] if "label" in split.column_names else []
+            _ROWS[split] = list(zip(pixels, *columns, strict=True))
 
 
 def _in_mode(pixels: np.ndarray, mode: str) -> np.ndarray:
     return pixels if (pixels.ndim == 2) == (mode == "L") else np.asarray(Image.fromarray(pixels).convert(mode))
 
 
-def row_of(split: Any, index: int) -> tuple[Image.Image, Any]:
+def row_of(split: Any, index: int) -> tuple[Any, ...]:
     """Image and label of a row, the image from memory where it is kept there.
 
     Args:
-        split: rows with the columns `image` and `label`.
+        split: rows with the columns `image` and `label`, or with the one column `image`.
         index: of a row.
     """
     try:
@@ -68,6 +70,6 @@ def row_of(split: Any, index: int) -> tuple[Image.Image, Any]:
         kept = None
     if kept is None or split.format["type"] is not None:
         row = split[index]
-        return row["image"], row["label"]
-    pixels, label = kept[index]
-    return Image.fromarray(pixels), label
+        return (row["image"],) if set(row) == {"image"} else (row["image"], row["label"])
+    pixels, *label = kept[index]
+    return Image.fromarray(pixels), *label

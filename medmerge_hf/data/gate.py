@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -25,6 +25,7 @@ Plan = dict[str, list[int]]
 NAMED = 20
 PATH = re.compile(r"[/<\\][^'\">]*")
 STRICTEST_FIRST = ("test", "validation", "train")
+HELD_BACK = STRICTEST_FIRST[:2]
 
 
 @dataclasses.dataclass
@@ -44,7 +45,7 @@ class Rows:
     places: list[str]
     labels: Labels
     looks: list[Look]
-    groups: list[str] | None
+    groups: list[str | None] | None
     gone: dict[int, LeftOut] = dataclasses.field(default_factory=dict)
 
     def leave_out(self, plan: Plan, rows: Mapping[int, str], expected: bool = False) -> Plan:
@@ -53,23 +54,33 @@ class Rows:
         return {split: [row for row in members if row not in rows] for split, members in plan.items()}
 
 
-def read_groups(listing: Listing, column: str | None, data: str) -> list[str] | None:
+def read_groups(
+    listing: Listing, column: str | None, data: str, bare: Collection[int] = ()
+) -> list[str | None] | None:
     """Group of each row as text; whole numbers are written alike, however they were stored, blanks around it are not.
+
+    Args:
+        listing: of a reader.
+        column: in which groups were looked for.
+        data: what the user asked for.
+        bare: rows without a label, which need none.
 
     Raises:
         DataError: a row has none.
     """
     if listing.groups is None:
         return None
-    missing = [index for index, value in enumerate(listing.groups) if is_missing(value)]
-    if missing:
+    unknown = {index for index, value in enumerate(listing.groups) if is_missing(value)}
+    if missing := sorted(unknown - set(bare)):
         raise DataError(
             f"{data!r}: {len(missing)} rows have no group in column {column!r}, the first is "
             f"{listing.places[missing[0]]}. Name the patient of every image, or take these rows out."
         )
     whole = [isinstance(value, float) and value.is_integer() for value in listing.groups]
-    groups = zip(listing.groups, whole, strict=True)
-    return [str(int(value) if is_whole else value).strip() for value, is_whole in groups]
+    groups = [
+        str(int(value) if is_whole else value).strip() for value, is_whole in zip(listing.groups, whole, strict=True)
+    ]
+    return [None if index in unknown else group for index, group in enumerate(groups)]
 
 
 def leave_unreadable(rows: Rows, plan: Plan, skip: bool) -> Plan:
@@ -155,17 +166,19 @@ def report(rows: Rows, listed: Sequence[LeftOut]) -> list[tuple[str, str]]:
     return [(one.what, one.reason) for one in left_out]
 
 
-def check(rows: Rows, plan: Plan) -> None:
-    """The final splits as they are handed out.
+def check(rows: Rows, plan: Plan, pool: Sequence[int] = ()) -> None:
+    """The final splits, and the images without a label, as they are handed out.
 
     Raises:
-        DataError: a row is neither used nor left out, or both; a class has no training image; a group is torn.
+        DataError: a row is neither used nor left out, or both; a class has no training image; a group is torn; an
+            image without a label stands in a split, or its group in one that is held back.
     """
-    used = [row for members in plan.values() for row in members]
+    used = [row for members in [*plan.values(), pool] for row in members]
     if sorted([*used, *rows.gone]) != list(range(len(rows.places))):
         raise DataError(f"{rows.data!r}: {len(used)} used and {len(rows.gone)} left out of {len(rows.places)} rows.")
     _check_classes(rows, plan)
     _check_groups(rows, plan)
+    _check_pool(rows, plan, pool)
     _tell_duplicates(rows, plan)
 
 
@@ -187,7 +200,7 @@ def _check_classes(rows: Rows, plan: Plan) -> None:
 
 
 def _check_groups(rows: Rows, plan: Plan) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[str | None, str] = {}
     for split, members in plan.items() if rows.groups is not None else ():
         for group in {(rows.groups or [])[row] for row in members}:
             if group in seen:
@@ -196,6 +209,19 @@ def _check_groups(rows: Rows, plan: Plan) -> None:
                     "be tested on patients that it has seen. Move its images to one side."
                 )
             seen[group] = split
+
+
+def _check_pool(rows: Rows, plan: Plan, pool: Sequence[int]) -> None:
+    images = {rows.looks[row].digest: split for split, members in plan.items() for row in members}
+    held = [(split, row) for split in HELD_BACK for row in plan.get(split, ())]
+    groups = {rows.groups[row]: split for split, row in held} if rows.groups else {}
+    for row in pool:
+        split = images.get(rows.looks[row].digest) or (groups.get(rows.groups[row]) if rows.groups else None)
+        if split:
+            raise DataError(
+                f"{rows.data!r}: {rows.places[row]} is used without a label, and it or its group stands in split "
+                f"{split!r}: take it out."
+            )
 
 
 def _tell_duplicates(rows: Rows, plan: Plan) -> None:

@@ -3,9 +3,10 @@
 import ast
 import dataclasses
 import logging
+import math
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..errors import DataError
 from .listing import Listing, is_missing
+from .splits import UNLABELLED_HINT
 
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ KINDS = {"truth": "true / false", "index": "a number", "name": "a name"}
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = 200
 SHORT.maxlist = SHORT.maxtuple = 20
+WITHOUT = "Every image needs one: take the row out, or pass unlabelled=True to use its image without a label."
 NESTED = ("has a list of lists", "A label is a list of names or indices, or a vector of 0 and 1.")
 
 
@@ -72,21 +75,51 @@ class _Rows:
         return [index for index, value in enumerate(self.values) if wrong(value)]
 
 
-def read_labels(listing: Listing, multi_label: bool, data: str) -> Labels:
+def without_label(listing: Listing, multi_label: bool) -> set[int]:
+    """Rows whose label is missing: nothing, an empty cell, or -1 where labels are numbers.
+
+    With several labels an empty list or text says that an image has none of them, which is a label: only a missing
+    value of a typed form (`null`) is none there.
+    """
+    values = [_plain(value) for value in listing.labels]
+    if multi_label:
+        return {row for row, value in enumerate(values) if _is_unknown(value) and not listing.untyped}
+    there = [value for value in values if not _is_empty(value)]
+    there = _numbers(there) if listing.untyped else there
+    numbers = all(_kind(value) == "index" for value in there)
+    minus = (-1, "-1", "-1.0") if listing.untyped else (-1,)
+    return {row for row, value in enumerate(values) if _is_empty(value) or (numbers and _stripped(value) in minus)}
+
+
+def read_labels(listing: Listing, multi_label: bool, data: str, bare: Collection[int] = ()) -> Labels:
     """The labels of all rows.
 
     Args:
         listing: of a reader.
         multi_label: whether a row may have several labels: lists, vectors of 0 and 1, text with `|` between names.
         data: what the user asked for, for errors.
+        bare: rows whose label is not read; they are of no class.
 
     Raises:
         DataError: a row has no label, or one that is none; class indices have gaps.
     """
+    if not bare:
+        return _read_all(listing, multi_label, data)
+    read = [row for row in range(len(listing.places)) if row not in bare]
+    if not read:
+        raise DataError(f"{data!r}: no image has a label, there is nothing to classify by.")
+    found, places = ([column[row] for row in read] for column in (listing.labels, listing.places))
+    labels = _read_all(dataclasses.replace(listing, labels=found, places=places), multi_label, data)
+    counts = np.zeros((len(listing.places), len(labels.names)))
+    counts[read] = labels.counts
+    return dataclasses.replace(labels, counts=counts)
+
+
+def _read_all(listing: Listing, multi_label: bool, data: str) -> Labels:
     rows = _Rows(listing, data)
     if multi_label:
         return _several(rows, listing.names)
-    rows.refuse(rows.where(_is_empty), "is without a label", "Every image needs one; or take the row out.")
+    rows.refuse(rows.where(_is_empty), "is without a label", WITHOUT)
     several = rows.where(lambda value: isinstance(value, list))
     rows.refuse(several, "has several labels", SEVERAL)
     indices, names = _named(rows, rows.values, range(len(rows.values)), listing.names)
@@ -152,9 +185,10 @@ def _named(
         outside = [place for place, value in enumerate(values) if not _is_index(value, len(names))]
         if outside:
             told = sorted({str(values[place]) for place in outside})
+            hint = UNLABELLED_HINT if told == ["-1"] else ""
             raise DataError(
                 f"{rows.data!r}: {rows.places[owners[outside[0]]]} has labels {told} outside 0..{len(names) - 1}, the "
-                f"indices of {names[:5]}. Take these {len(outside)} rows (or their split) out, or label them."
+                f"indices of {names[:5]}. Take these {len(outside)} rows (or their split) out, or label them{hint}."
             )
         return [int(value) for value in values], names
     values = _numbers(values) if rows.untyped else values
@@ -188,6 +222,17 @@ def _is_none(value: Any) -> bool:
 
 def _is_empty(value: Any) -> bool:
     return value == [] or _is_none(value)
+
+
+def _is_unknown(value: Any) -> bool:
+    """Whether nothing is said of any of several labels."""
+    if isinstance(value, list):
+        return bool(value) and all(_is_none(part) for part in value)
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value == -1
+
+
+def _stripped(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
 
 
 def _is_index(value: Any, classes: int) -> bool:

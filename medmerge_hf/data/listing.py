@@ -54,6 +54,7 @@ class Request:
         group_column: column of patients, if any.
         name: configuration of a Hub data set.
         revision: of a Hub data set.
+        unlabelled: whether images without a label are read.
     """
 
     data: str
@@ -63,6 +64,7 @@ class Request:
     group_column: str | None = None
     name: str | None = None
     revision: str | None = None
+    unlabelled: bool = False
 
 
 @dataclasses.dataclass
@@ -71,7 +73,7 @@ class Listing:
 
     Attributes:
         images: a column `image` of undecoded `datasets.Image` cells; arrays are kept as the bytes of an `.npy`.
-        labels: as they were found; with `names`, indices (or lists of indices) into them.
+        labels: as they were found, `None` where there is none; with `names`, indices (or lists of indices) into them.
         places: how the owner finds each row.
         splits: the owner's word for each row's split; `None` where nothing is said of splits.
         groups: patient of each row, where asked for.

@@ -17,10 +17,11 @@ from . import gate
 from .decoded import DecodedImages, row_of
 from .dicom import checked_window
 from .images import delivered, look_at
-from .labels import read_labels
+from .labels import read_labels, without_label
 from .listing import COMPANIONS, Listing, Request
 from .readers import find_reader
-from .splits import FAR, assign, bound_units, draw, few
+from .splits import FAR, UNLABELLED, assign, bound_units, draw, few
+from .unlabelled import divide, leave_known
 
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class Target(datasets.DatasetDict):
         hub_id: of a data set on the Hub, else `None`.
         revision: commit sha on the Hub, else `None`.
         multi_label: whether an image may have several labels.
+        unlabelled: images to be used without a label, a column `image` of the pixels that the splits have; `None`
+            where none was asked for.
         left_out: what lay there and is not used, and why.
         pixel_rule: how pixel values became 8 bits: `mode` of all images, the values that are `black` and `white`;
             `deep_images` and `dicom_images` say how many there were, `dicom_window` how DICOM was windowed,
@@ -47,6 +50,7 @@ class Target(datasets.DatasetDict):
     hub_id: str | None = None
     revision: str | None = None
     multi_label: bool = False
+    unlabelled: datasets.Dataset | None = None
     left_out: Sequence[tuple[str, str]] = ()
     pixel_rule: dict[str, Any] | None = None
     _names: Sequence[str] = ()
@@ -58,13 +62,13 @@ class Target(datasets.DatasetDict):
 
 
 class ImageDataset(torch.utils.data.Dataset):
-    """A split as a `Trainer` takes it: `pixel_values` and `labels`.
+    """A split as a `Trainer` takes it: `pixel_values` and `labels`; of images without a label, `pixel_values` alone.
 
     The images of a split of [`load_target`] come from memory, where they were decoded to be checked, unless they are
     too many for it.
 
     Args:
-        rows: a split of [`load_target`].
+        rows: a split of [`load_target`], or its `unlabelled`.
         transform: image -> `[C, H, W]` tensor, called at every access.
     """
 
@@ -75,8 +79,9 @@ class ImageDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, label = row_of(self.rows, index)
-        return {"pixel_values": self.transform(image), "labels": label}
+        image, *labels = row_of(self.rows, index)
+        item = {"pixel_values": self.transform(image)}
+        return {**item, "labels": labels[0]} if labels else item
 
 
 def load_target(
@@ -88,6 +93,7 @@ def load_target(
     label_column: str = "label",
     group_column: str | None = None,
     multi_label: bool = False,
+    unlabelled: bool | str | Path = False,
     dicom_window: Sequence[float] | None = None,
     validation_fraction: float = 0.2,
     test_fraction: float = 0.0,
@@ -111,6 +117,9 @@ def load_target(
         group_column: its column of patients, each of which stays on one side of every split.
         multi_label: an image may have several labels: lists, vectors of 0 and 1, or text with `|` between them
             (nothing is no label).
+        unlabelled: also hand out, as `target.unlabelled`, what has no label in use: images and rows without one, a
+            split of that name, training and validation images that `label_fraction` spares. Never an image, or one of
+            a group, that stands in validation or test.
         dicom_window: centre and width of DICOM images, see [`read_dicom`].
         validation_fraction: share of the training images to split off, by class, where there is no validation split.
         test_fraction: likewise for the test split, before it; 0 goes without.
@@ -131,36 +140,61 @@ def load_target(
     """
     fractions = {"validation": validation_fraction, "test": test_fraction}
     _check_fractions(fractions, label_fraction)
-    _check_switches(multi_label=multi_label, skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates)
+    _check_switches(
+        multi_label=multi_label,
+        unlabelled=unlabelled,
+        skip_unreadable=skip_unreadable,
+        drop_duplicates=drop_duplicates,
+    )
     _check_columns(image_column, label_column, group_column)
     _check_seed(seed)
     window = checked_window(dicom_window)
     target, path = _find(data, name, revision)
     request = Request(
-        str(data), path, image_column, label_column, group_column, name, target.revision if target.hub_id else None
+        str(data),
+        path,
+        image_column,
+        label_column,
+        group_column,
+        name,
+        target.revision if target.hub_id else None,
+        bool(unlabelled),
     )
     listing = _read(request)
     gate.refuse_files(listing.left_out, skip_unreadable, request.data)
-    plan = assign(listing.splits, listing.places, request.data)
-    labels = read_labels(listing, multi_label, request.data)
-    groups = gate.read_groups(listing, group_column, request.data)
+    plan = assign(listing.splits, listing.places, request.data, request.unlabelled)
+    bare = without_label(listing, multi_label) | {*plan.get(UNLABELLED, ())} if request.unlabelled else set()
+    labels = read_labels(listing, multi_label, request.data, bare)
+    groups = gate.read_groups(listing, group_column, request.data, bare)
     decoded = DecodedImages()
     looks, target.pixel_rule = look_at(listing.images, listing.places, window, decoded)
     rows = gate.Rows(request.data, listing.places, labels, looks, groups)
-    kept = gate.leave_unreadable(rows, plan, skip_unreadable)
+    tested = plan.get("test", [])
+    plan, pool = divide(rows, plan, bare)
+    kept = gate.leave_unreadable(rows, {**plan, UNLABELLED: pool}, skip_unreadable)
+    pool = kept.pop(UNLABELLED)
     if drop_duplicates:
         kept = gate.leave_duplicates(rows, kept)
     gate.check_vanished(rows, plan, kept)
     plan = _divide(rows, kept, fractions, seed)
     if label_fraction < 1:
-        plan = _few_labels(rows, plan, label_fraction, seed)
-    gate.check(rows, plan)
+        plan, spared = _few_labels(rows, plan, label_fraction, seed)
+        if unlabelled:
+            pool += spared
+        else:
+            rows.leave_out({}, dict.fromkeys(spared, f"label_fraction={label_fraction}"), expected=True)
+    if unlabelled:
+        pool = leave_known(rows, plan, pool, tested)
+    gate.check(rows, plan, pool)
     target.left_out = gate.report(rows, listing.left_out)
     target.multi_label, target._names = multi_label, labels.names
     whole = _hand_out(rows, listing, target)
     for split, members in plan.items():
         target[split] = whole.select(members)
         decoded.hand_out(target[split], members, target.pixel_rule["mode"])
+    if unlabelled:
+        target.unlabelled = whole.select(pool).select_columns(["image"])
+        decoded.hand_out(target.unlabelled, pool, target.pixel_rule["mode"])
     return target
 
 
@@ -284,14 +318,15 @@ def _tell_share(split: str, taken: np.ndarray, units: np.ndarray, fraction: floa
     )
 
 
-def _few_labels(rows: gate.Rows, plan: gate.Plan, fraction: float, seed: int) -> gate.Plan:
-    """The plan with a few of the training and validation images."""
-    spared: dict[int, str] = {}
+def _few_labels(rows: gate.Rows, plan: gate.Plan, fraction: float, seed: int) -> tuple[gate.Plan, list[int]]:
+    """The plan with a few of the training and validation images, and the others."""
+    spared: list[int] = []
     for split in ("train", "validation"):
         members = np.array(plan[split])
         chosen = few(rows.labels.counts[members], rows.labels.single, fraction, seed)
-        spared |= dict.fromkeys(np.delete(members, chosen).tolist(), f"label_fraction={fraction}")
-    return rows.leave_out(plan, spared, expected=True)
+        plan = {**plan, split: members[chosen].tolist()}
+        spared += np.delete(members, chosen).tolist()
+    return plan, spared
 
 
 def _hand_out(rows: gate.Rows, listing: Listing, target: Target) -> datasets.Dataset:

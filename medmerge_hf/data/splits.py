@@ -17,7 +17,12 @@ SYNONYMS = {
         *("dev", "devel", "development", "tune", "tuning"),
     ),
     "test": ("test", "testing", "tst", "holdout", "heldout", "eval", "evaluation", "evaluate"),
+    "unlabelled": (
+        *("unlabelled", "unlabeled", "unlabel", "unlab", "unlbl", "nolabel", "nolabels", "withoutlabel"),
+        *("withoutlabels", "unannotated", "unsup", "unsupervised"),
+    ),
 }
+UNLABELLED = "unlabelled"
 ENDINGS = ("dataset", "subset", "set", "split", "data", "images", "imgs", "image", "cases", "samples", "fold")
 SPLIT_COLUMN = "split"
 # Columns that say it; those after the first only if a cell says training, or every cell is a word above.
@@ -25,6 +30,7 @@ SPLIT_COLUMNS = (
     *(SPLIT_COLUMN, "splits", "set", "subset", "partition", "phase", "fold", "usage", "data_split", "split_name"),
     *("dataset", "dataset_split", "data_set", "train_test", "train_val_test", "train_test_split", "mode", "stage"),
 )
+UNLABELLED_HINT = ", or pass unlabelled=True to use images without a label"
 # How much more the size of a split weighs than its mixture of classes.
 SIZE_WEIGHT = 10.0
 # A split whose share of the images is so far from what was asked is told in a warning.
@@ -41,16 +47,24 @@ def split_of(word: Any) -> str | None:
     """The split that a word of the owner means.
 
     Example:
-        >>> [split_of(word) for word in ("Training", "val", "test_set", "Hold-out", "extra", None)]
-        ['train', 'validation', 'test', 'test', None, None]
+        >>> [split_of(word) for word in ("Training", "val", "Hold-out", "no_label", "test_set", "extra", None)]
+        ['train', 'validation', 'test', 'unlabelled', 'test', None, None]
     """
     plain = re.sub(r"[^a-z0-9]", "", str(word).lower())
     ending = next((one for one in ENDINGS if plain.endswith(one) and plain != one), "")
     return next((split for split, words in SYNONYMS.items() if plain.removesuffix(ending) in words), None)
 
 
-def assign(words: Sequence[Any] | None, places: Sequence[str], data: str) -> dict[str, list[int]]:
+def assign(
+    words: Sequence[Any] | None, places: Sequence[str], data: str, unlabelled: bool = False
+) -> dict[str, list[int]]:
     """Rows of each split; all are `train` where nothing is said.
+
+    Args:
+        words: the owner's, of each row.
+        places: of the rows.
+        data: what the user asked for.
+        unlabelled: whether a split of that name is used.
 
     Raises:
         DataError: a row says no split, or one that the table of synonyms does not know; none is for training.
@@ -61,12 +75,14 @@ def assign(words: Sequence[Any] | None, places: Sequence[str], data: str) -> dic
     unknown: dict[str, list[int]] = {}
     for index, word in enumerate(words):
         split = split_of(word)
+        split = split if unlabelled or split != UNLABELLED else None
         (plan.setdefault(split, []) if split else unknown.setdefault(_shown(word), [])).append(index)
     if unknown:
         told = [f"{len(rows)} images {word} (the first is {places[rows[0]]})" for word, rows in unknown.items()]
         raise DataError(
             f"{data!r}: the splits of {', '.join(told)} are not known. Call them train, validation or test (or "
-            f"{', '.join(words[1] for words in SYNONYMS.values())}, ...), or take them out of the data."
+            f"{', '.join(words[1] for words in list(SYNONYMS.values())[:3])}, ...), or take them out of the data"
+            f"{UNLABELLED_HINT if any(split_of(word) == UNLABELLED for word in words) else ''}."
         )
     if "train" not in plan:
         raise DataError(f"{data!r} has no training split, only {sorted(plan)}.")

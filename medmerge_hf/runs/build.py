@@ -32,6 +32,7 @@ def load_data(settings: Settings) -> Any:
         label_column=d.label_column,
         group_column=d.group_column,
         multi_label=d.multi_label,
+        unlabelled=d.unlabelled,
         dicom_window=d.dicom_window,
         validation_fraction=d.validation_fraction,
         test_fraction=d.test_fraction,

@@ -1,12 +1,15 @@
 """Folders of pictures or DICOM files: `class/image` or `split/class/image`."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import DataError
 from ..listing import LeftOut, Listing, Reader, Request, image_cells, refuse_columns, tree
-from ..splits import SYNONYMS, split_of
+from ..splits import SYNONYMS, UNLABELLED, split_of
 
+
+logger = logging.getLogger(__name__)
 
 ADVICE = "An image folder is class/image or split/class/image; or list the images in a table."
 
@@ -23,33 +26,64 @@ def read(request: Request) -> Listing:
         "it is a folder of images, and no table in it has the columns of images and labels. List images, labels and "
         "groups in a table, or leave these options out.",
     )
-    parts = [file.relative_to(root).parts for file in found.files]
-    places = ["/".join(part) for part in parts]
-    if not parts:
+    all_parts = [file.relative_to(root).parts for file in found.files]
+    places = ["/".join(part) for part in all_parts]
+    if not places:
         raise DataError(f"{request.data!r} holds no images, DICOM files or tables.")
+    bare = _without_class(all_parts) if request.unlabelled else set()
+    parts = [part for part in all_parts if part not in bare]
     _refuse_loose(parts, found.companions, request.data)
     depth = _depth(parts, request.data)
     folders = [folder.relative_to(root).parts for folder in found.folders]
+    folders = [folder for folder in folders if not (request.unlabelled and _is_unlabelled(folder))]
     names = _sorted({folder[-1] for folder in folders if len(folder) == depth})
     if depth == 2:
-        _check_splits([folder[0] for folder in folders if len(folder) == 1], parts, request.data)
+        filled = {part[0] for part in all_parts}
+        hollow = [folder[0] for folder in folders if len(folder) == 1 and folder[0] not in filled]
+        _check_splits(hollow, parts, request.data)
         names = _sorted({folder[1] for folder in folders if len(folder) == 2 and split_of(folder[0])})
+    if any(split_of(name) == UNLABELLED for name in names):
+        logger.warning("%s: the classes are %s: pass unlabelled=True if one is no class.", request.data, names)
     indices = {name: index for index, name in enumerate(names)}
     companions = [LeftOut(file.relative_to(root).as_posix(), "no image", True) for file in found.companions]
     return Listing(
         image_cells([str(file) for file in found.files], Path.cwd(), places),
-        [indices[part[-2]] for part in parts],
+        [None if part in bare else indices[part[-2]] for part in all_parts],
         places,
-        [part[0] for part in parts] if depth == 2 else None,
+        [_split(part, part in bare, depth) for part in all_parts] if depth == 2 or bare else None,
         names=names,
         left_out=[*found.left_out, *companions],
     )
 
 
+def _without_class(parts: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Images that lie in no class folder, or in one that is called unlabelled."""
+    return {*_loose(parts), *(part for part in parts if _is_unlabelled(part[:-1]))}
+
+
+def _is_unlabelled(folders: Sequence[str]) -> bool:
+    return any(split_of(folder) == UNLABELLED for folder in folders)
+
+
+def _split(part: tuple[str, ...], bare: bool, depth: int) -> str:
+    """The owner's word for the split of an image."""
+    if not bare:
+        return part[0] if depth == 2 else "train"
+    held = [folder for folder in part[:-1] if split_of(folder) in ("test", "validation")]
+    return (held or [UNLABELLED])[0]
+
+
+def _loose(parts: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Images in no class folder, beside or below splits."""
+    splits = any(len(part) > 2 and split_of(part[0]) for part in parts)
+    return [part for part in parts if len(part) == 1 or (len(part) == 2 and splits and split_of(part[0]))]
+
+
 def _refuse_loose(parts: Sequence[tuple[str, ...]], companions: Sequence[Path], data: str) -> None:
     """Images that lie in no class folder, beside or below splits."""
-    splits = {part[0] for part in parts if len(part) > 2 and split_of(part[0])}
-    loose = ["/".join(part) for part in parts if len(part) == 1 or (len(part) == 2 and part[0] in splits)]
+    if not parts:
+        raise DataError(f"{data!r}: no image lies in a class folder: there is nothing to classify by. {ADVICE}")
+    loose = ["/".join(part) for part in _loose(parts)]
     if loose:
         tables = {file.name: columns for file in companions if (columns := columns_of(file))}
         told = "".join(
@@ -58,8 +92,13 @@ def _refuse_loose(parts: Sequence[tuple[str, ...]], companions: Sequence[Path], 
         )
         raise DataError(
             f"{data!r}: {len(loose)} images lie in no class folder, {loose[0]} for example: there is nothing to "
-            f"classify by, it has no column 'label'. {ADVICE}{told}"
+            f"classify by, it has no column 'label'. {ADVICE}{told}{_advice(len(loose) < len(parts))}"
         )
+
+
+def _advice(some: bool) -> str:
+    """What helps where some images have no class, and others have one."""
+    return " Or pass unlabelled=True to use images without a label." if some else ""
 
 
 def columns_of(file: Path) -> list[str]:
@@ -99,19 +138,15 @@ def _depth(parts: Sequence[tuple[str, ...]], data: str) -> int:
     raise DataError(
         f"{data!r}: {'/'.join(deepest)} can be read in two ways: as an image of class {deepest[level]!r} (then the "
         f"classes are {first}) or of class {deepest[-2]!r} (then they are {last}). Move the images up or rename the "
-        f"folders, so that each class is one folder. {ADVICE}"
+        f"folders, so that each class is one folder. {ADVICE}{_advice(any(map(_is_unlabelled, parts)))}"
     )
 
 
-def _check_splits(tops: Sequence[str], parts: Sequence[tuple[str, ...]], data: str) -> None:
+def _check_splits(hollow: Sequence[str], parts: Sequence[tuple[str, ...]], data: str) -> None:
     """Every folder of a split has images, and every folder of images is a split."""
-    filled = {part[0] for part in parts}
-    hollow = [top for top in tops if split_of(top) and top not in filled]
-    if hollow:
-        raise DataError(
-            f"{data!r}: the folder {hollow[0]!r} of split {split_of(hollow[0])!r} has no image. Remove it."
-        )
-    unknown = sorted(top for top in filled if not split_of(top))
+    for top in [top for top in hollow if split_of(top)]:
+        raise DataError(f"{data!r}: the folder {top!r} of split {split_of(top)!r} has no image. Remove it.")
+    unknown = sorted({part[0] for part in parts if not split_of(part[0])})
     if unknown:
         number = sum(part[0] in unknown for part in parts)
         raise DataError(

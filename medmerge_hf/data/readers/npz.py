@@ -10,6 +10,7 @@ from PIL import Image
 from ...errors import DataError
 from ..images import png_bytes
 from ..listing import LeftOut, Listing, Reader, Request, array_bytes, concatenate, image_cells, refuse_columns
+from ..splits import UNLABELLED_HINT
 
 
 IMAGES, LABELS = "images", "labels"
@@ -48,20 +49,23 @@ def read(request: Request) -> Listing:
     lone = [key for key in found if key.endswith(LABELS) and key.removesuffix(LABELS) not in names]
     if lone:
         raise DataError(f"{request.data!r} has {lone[0]}, but no images for them, only {sorted(found)}.")
-    listing = concatenate([_split(found, split, request.path.name) for split in splits], request.data)
+    listing = concatenate([_split(found, split, request) for split in splits], request.data)
     known = {f"{name}{kind}" for name in names for kind in (IMAGES, LABELS)}
     listing.left_out = [LeftOut(key, "neither images nor labels", True) for key in found if key not in known]
     return listing
 
 
-def _split(found: Mapping[str, np.ndarray], split: str, where: str) -> Listing:
-    prefix = f"{split}_" if split else ""
+def _split(found: Mapping[str, np.ndarray], split: str, request: Request) -> Listing:
+    prefix, where = f"{split}_" if split else "", request.path.name
     key, labels = f"{prefix}{IMAGES}", found.get(f"{prefix}{LABELS}", np.empty(0))
     images = channels_last(found[key], key, where)
+    if request.unlabelled and f"{prefix}{LABELS}" not in found:
+        labels = np.full(len(images), None)
     count = len(labels) if labels.ndim else 0
     if count != len(images) or not count:
         raise DataError(
-            f"{where!r}: {key} has {len(images)} entries, {prefix}{LABELS} {count}: each image needs one label."
+            f"{where!r}: {key} has {len(images)} entries, {prefix}{LABELS} {count}: each image needs one label"
+            f"{UNLABELLED_HINT if f'{prefix}{LABELS}' not in found and len(found) > 1 else ''}."
         )
     encoded = [_encoded(image) for image in images]
     values: list[Any] = labels.reshape(count, -1).tolist() if labels.ndim > 1 else labels.tolist()
