@@ -74,6 +74,7 @@ def outcome(out):
         found |= {f"{stage} {index} {key}": t.tolist() for index, s in state.items() for key, t in s.items()}
         found[stage] = last.name
     record = json.loads((out / "medmerge" / "config.json").read_text())["record"]
+    found["page"] = (out / "report.html").read_text()
     return {**found, "results": record["results"], "training": record["training"]}
 
 

@@ -22,7 +22,7 @@ from .card.kernel_plot import plot_kernel_weights
 from .card.model_card import FIGURE, MERGED, TAGS, render_card
 from .checkpoint import MERGE_STATE, save_processor, save_tensors
 from .options import export_dtype, refuse_adapters, refuse_shards
-from .staging import CARD, staged_directory
+from .staging import CARD, PAGE, replace_file, staged_directory
 from .verification import verify_export
 
 
@@ -152,3 +152,17 @@ def save_card(folder: Path, destination: Path) -> None:
         logger.warning("%s was not written by medmerge_hf and stays as it is.", old)
     else:
         (folder / CARD).write_text(render_card(MedMergeConfig.from_json_file(folder / MERGE_CONFIG), destination.name))
+
+
+def add_page(folder: Path, html: str) -> None:
+    """Put the page of a run into its export, and a link to it on the card, if that is ours.
+
+    Args:
+        folder: the export.
+        html: the page.
+    """
+    replace_file(folder / PAGE, html)
+    card = folder / CARD
+    if TAGS[0] in card.read_text(errors="replace"):
+        config = MedMergeConfig.from_json_file(folder / MERGE_CONFIG)
+        replace_file(card, render_card(config, folder.absolute().name, page=PAGE))

@@ -15,6 +15,8 @@ from filelock import FileLock, Timeout
 
 CARD = "README.md"
 
+PAGE = "report.html"
+
 # What an export is made of, by paths below its folder.
 EXPORT_FILE = re.compile(
     r"README\.md|config\.json|preprocessor_config\.json|model(-\d+-of-\d+)?\.safetensors"
@@ -26,7 +28,20 @@ def export_files(folder: Path) -> list[str]:
     """Paths, below a folder, of its files that belong to an export."""
     found = [file for pattern in ("*", "medmerge/*") for file in folder.glob(pattern) if file.is_file()]
     paths = sorted(file.relative_to(folder).as_posix() for file in found)
-    return [path for path in paths if EXPORT_FILE.fullmatch(path)]
+    return [path for path in paths if EXPORT_FILE.fullmatch(path) or (path == PAGE and _is_ours(folder / path))]
+
+
+def _is_ours(page: Path) -> bool:
+    """Whether a page is one of a run: others may have a report of this name, which is left alone."""
+    with open(page, "rb") as file:
+        return b'name="generator" content="medmerge_hf"' in file.read(1000)
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Write a file of an export that is in place: all of it or nothing, and never into the file that was there."""
+    staged = file.with_name(f".{file.name}.tmp")
+    staged.write_text(text)
+    staged.replace(file)
 
 
 @contextmanager

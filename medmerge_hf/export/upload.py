@@ -12,7 +12,7 @@ from ..configuration_medmerge import MedMergeConfig
 from ..sources.reference import source_name
 from .card.model_card import render_card, source_licenses
 from .folder import MERGE_CONFIG
-from .staging import CARD, EXPORT_FILE, export_files, hidden_folder
+from .staging import CARD, EXPORT_FILE, PAGE, export_files, hidden_folder
 
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def _contents(folder: Path, repo_id: str, tags: Sequence[str]) -> dict[str, str 
     for warning in source_licenses(config)[1]:
         logger.warning("Licence of %s: %s", repo_id, warning)
     contents: dict[str, str | bytes] = {path: str(folder / path) for path in export_files(folder)}
-    contents[CARD] = render_card(config, repo_id, tags).encode()
+    contents[CARD] = render_card(config, repo_id, tags, PAGE if PAGE in contents else "").encode()
     contents[MERGE_CONFIG] = config.to_json_string().encode()
     return contents
 

@@ -17,7 +17,7 @@ from ..training.losses import TaskLoss, balanced_weights
 from ..training.single_source import freeze_backbone
 from ..training.trainer import MedMergeTrainer
 from .build import make_model, make_single
-from .run_folder import write_json
+from .run_folder import keep_history, write_json
 from .settings import Settings
 from .stage_arguments import fresh_accelerator
 
@@ -93,6 +93,7 @@ def merge_and_finetune(
         model, figures = MedMergeModel.from_pretrained(checkpoint), json.loads(after_merge.read_text())
     trainer = make_trainer(model, target, settings, settings.finetune)
     trainer.train(resume_from_checkpoint=checkpoint)
+    keep_history(trainer)
     return model, figures | evaluate(trainer, target, "finetuned", record)
 
 
@@ -102,6 +103,7 @@ def merge(target: Any, settings: Settings, record: int, resume: bool) -> tuple[M
     record_data(model.config, target)
     trainer = make_trainer(model, target, settings, settings.merge)
     trainer.train(resume_from_checkpoint=last_checkpoint(settings.merge.output_dir) if resume else None)
+    keep_history(trainer)
     trainer.collapse()
     return model, evaluate(trainer, target, "merged", record)
 

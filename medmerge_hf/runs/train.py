@@ -15,12 +15,14 @@ import datasets
 from transformers import set_seed
 from transformers.utils import logging as hf_logging
 
-from ..evaluation.metrics import training_metrics
 from ..evaluation.tables import markdown_table
 from ..export.card.record import METHOD
+from ..export.folder import add_page
+from ..export.upload import push_export
 from ..modeling_medmerge import MedMergeModel
 from .build import choose_sources, load_data
 from .config import read_options
+from .report import figures_rows, run_page
 from .run_folder import claim_output_dir, recipe_of, write_json
 from .settings import Settings, make_settings
 from .stages import merge_and_finetune, train_alone
@@ -58,28 +60,12 @@ def run(settings: Settings) -> dict[str, float]:
         exact = exact_revisions(model, target, settings)
         model.config.record = {**model.config.record, "recipe": recipe_of(settings, exact)}
         write_json(folder / "all_results.json", figures)
-        model.save_pretrained(
-            folder,
-            push_to_hub=settings.run.push_to_hub,
-            repo_id=settings.run.hub_model_id or folder.absolute().name,
-            private=settings.run.hub_private_repo,
-            dtype=settings.run.export_dtype,
-        )
+        model.save_pretrained(folder, dtype=settings.run.export_dtype)
+        add_page(folder, run_page(folder, model.config, model.kernel_weights()))
+        if settings.run.push_to_hub:
+            name = settings.run.hub_model_id or folder.absolute().name
+            push_export(folder, name, private=settings.run.hub_private_repo)
     return figures
-
-
-def results_table(figures: Mapping[str, float]) -> str:
-    """Metrics before and after fine-tuning, as Markdown."""
-    metrics = {
-        metric.name: metric.title for metric in training_metrics() if f"finetuned_validation_{metric.name}" in figures
-    }
-    rows = [
-        [stage, split, *(f"{figures[f'{key}_{split}_{metric}']:.3f}" for metric in metrics)]
-        for key, stage in (("merged", "merged"), ("finetuned", "fine-tuned"))
-        for split in ("validation", "test")
-        if f"{key}_{split}_macro_f1" in figures
-    ]
-    return markdown_table(["stage", "split", *metrics.values()], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -99,4 +85,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = make_settings(read_options(sys.argv[1:] if argv is None else argv))
     figures = run(settings)
     if settings.merge.process_index == 0:
-        print(f"\n{results_table(figures)}\n\nExported to {settings.run.output_dir}")
+        print(f"\n{markdown_table(*figures_rows(figures))}\n\nExported to {settings.run.output_dir}")

@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import CheckpointError, SettingsError
 from ..evaluation.bootstrap import bootstrap_intervals
+from ..evaluation.counted import counts_for_pictures
 from ..export.card.record import label_figures, record_result, record_training
 from ..merging.kernel_table import block_statistics
 from ..modeling_medmerge import MedMergeModel
@@ -252,7 +253,8 @@ class MedMergeTrainer(HubTrainer):
         config = self._plain_wrapper().config
         multi_label = config.problem_type == MULTI_LABEL
         labels = label_figures(output.predictions, output.label_ids, config.id2label) if multi_label else None
-        record_result(config, split, len(output.label_ids), figures, resamples, labels)
+        counted = counts_for_pictures(output.predictions, output.label_ids, multi_label)
+        record_result(config, split, len(output.label_ids), figures, resamples, labels, counted)
         return figures
 
     def collapse(self) -> MedMergeModel:

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from medmerge_hf.export.staging import hidden_folder, staged_directory
+from medmerge_hf.evaluation.page import render_page
+from medmerge_hf.export.staging import export_files, hidden_folder, staged_directory
 
 
 WRITER = """
@@ -88,3 +89,13 @@ def test_an_existing_folder_is_staged_inside_it_since_it_may_be_a_mount_point(tm
         assert folder.parent == tmp_path
         (folder / "config.json").write_text("x")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "notes.txt"]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_the_page_of_an_earlier_run_goes_and_a_report_of_the_users_stays(tmp_path, ours):
+    html = render_page("x", []) if ours else "<h1>mine</h1>"
+    write(tmp_path)
+    (tmp_path / "report.html").write_text(html)
+    assert ("report.html" in export_files(tmp_path)) == ours
+    write(tmp_path, "newer")
+    assert (tmp_path / "report.html").is_file() != ours

@@ -87,7 +87,7 @@ def test_from_the_hub_and_back(case, hub, vessels, request, tmp_path):
     assert len(hub.repos["models", "tester/merged"].commits) == 2  # the first one makes the repository
     assert sorted(hub.listing("tester/merged")) == [
         *(".gitattributes", "README.md", "config.json", "medmerge/config.json", "medmerge/kernel_weights.png"),
-        *("medmerge/state.safetensors", "model.safetensors"),
+        *("medmerge/state.safetensors", "model.safetensors", "report.html"),
     ]
     for digest in hub.listing("tester/merged").values():
         assert b"hf_never" not in hub.blobs[digest]

@@ -9,9 +9,11 @@ import yaml
 from medmerge_hf import MedMergeModel
 from medmerge_hf.cli import main as medmerge
 from medmerge_hf.comparison.plan import settings_of
+from medmerge_hf.evaluation.tables import markdown_table
 from medmerge_hf.export.folder import save_export
 from medmerge_hf.runs import train
 from medmerge_hf.runs.config import read_options
+from medmerge_hf.runs.report import figures_rows
 from medmerge_hf.runs.settings import make_settings
 
 
@@ -53,7 +55,7 @@ def test_a_run_merges_finetunes_exports_and_reports(whole):
     stages = [f"{stage}_{split}" for stage in ("merged", "finetuned") for split in ("validation", "test")]
     metrics = ("macro_f1", "balanced_accuracy", "accuracy", "auroc")
     assert {f"{stage}_{metric}" for stage in stages for metric in metrics} <= figures.keys()
-    table = train.results_table(figures)
+    table = markdown_table(*figures_rows(figures))
     assert f"{figures['finetuned_test_macro_f1']:.3f}" in table
     assert table.count("\n") == 5
     model = MedMergeModel.from_pretrained(whole)
@@ -68,7 +70,7 @@ def test_the_same_seed_gives_the_same_results_and_another_seed_others(options, w
         medmerge(["train", config, "--seed", str(seed)])
         printed = capsys.readouterr().out
         assert f"Exported to {out}" in printed
-        assert train.results_table(results(out)) in printed
+        assert markdown_table(*figures_rows(results(out))) in printed
         assert (results(out) == results(whole)) == (name == "again")
 
 
@@ -105,6 +107,7 @@ def test_a_full_disk_and_an_interrupt_leave_a_run_that_goes_on(options, whole, t
     assert {file.parts[-3] for file in trained} == {"merge", "finetune"}
     assert {file: file.stat().st_mtime_ns for file in trained} == trained  # nothing was trained again
     assert results(out) == results(whole)
+    assert (out / "report.html").read_text() == (whole / "report.html").read_text()
 
 
 def test_a_run_of_several_labels(options, vessels, tmp_path):

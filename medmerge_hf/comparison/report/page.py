@@ -1,15 +1,16 @@
 """What a comparison leaves in its folder: Markdown, CSV, LaTeX, pictures, and one HTML page that holds them all."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ...evaluation.drawing import Drawing
+from ...evaluation.page import Grid, Section, render_page
 from ...evaluation.tables import markdown_table
 from ..methods.merging import BEST_FORM
-from ..registry import METHODS
+from ..registry import METHODS, OURS
 from .plots import draw_all
 from .rows import BEST_SOURCE, Promise, Row
 from .tables import (
@@ -75,32 +76,23 @@ def latex_table(table: Table) -> str:
     return styled.to_latex(hrules=True).rstrip()
 
 
-def write_page(sections: dict[str, list[Table]], pictures: dict[str, list[Path]], file: Path, title: str) -> None:
-    """One HTML file with everything in it.
+def page_sections(sections: Mapping[str, Sequence[Table]], pictures: Mapping[str, Sequence[Drawing]]) -> list[Section]:
+    """What the HTML page shows, in its order.
 
     Args:
         sections: title -> tables.
-        pictures: title -> PNG files; titles that no table has come after the first.
-        file: the page.
-        title: of the page.
+        pictures: title -> pictures; titles that no table has come after the first.
     """
-    from jinja2 import Environment, FileSystemLoader
-
     first, *rest = sections
     order = dict.fromkeys([first, *(name for name in pictures if name not in sections), *rest])
-    parts = [
-        {
-            "title": name,
-            "tables": sections.get(name, []),
-            "pictures": [base64.b64encode(p.read_bytes()).decode() for p in pictures.get(name, [])],
-        }
+    return [
+        Section(
+            name,
+            drawings=pictures.get(name, ()),
+            tables=[Grid(name, *table) for table in sections.get(name, ())],
+        )
         for name in order
     ]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True
-    )
-    template = environment.get_template("comparison.html.jinja")
-    file.write_text(template.render(title=title, note=NOTE, sections=parts))
 
 
 def write_report(
@@ -138,5 +130,6 @@ def write_report(
     write_csv(rows, folder / "comparison.csv")
     found = [(gain.mean, method) for method in merges_of(rows) if (gain := gains(rows, method)) is not None]
     pictures = draw_all(rows, folder / "pictures", max(found)[1] if found else BEST_SOURCE)
-    write_page(sections, pictures, folder / "comparison.html", title)
+    page = render_page(title, page_sections(sections, pictures), NOTE, bold=OURS)
+    (folder / "comparison.html").write_text(page)
     return text

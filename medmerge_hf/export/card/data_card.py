@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...evaluation.tables import markdown_table
-
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,25 +40,6 @@ def data_line(data: Mapping[str, Any]) -> str:
         revision = f" at `{data['revision'][:12]}`" if data.get("revision") else ""
         return f"Data set: {page(data['hub_id'], 'datasets/')}{revision}. Images by class:"
     return f"Data set: {data.get('name') or 'not named'} (not on the Hub). Images by class:"
-
-
-def data_table(data: Mapping[str, Any], classes: Iterable[str]) -> str:
-    """Images of each label, and all of them: an image of several labels stands in several columns.
-
-    Args:
-        data: see [`data_line`].
-        classes: names of the labels in their order.
-    """
-    splits, images = data.get("splits", {}), data.get("images", {})
-    if not splits:
-        return ""
-    names = in_order(next(iter(splits.values())), classes)
-    rows = [
-        [split, *(str(counts[name]) for name in names), str(images.get(split, sum(counts.values())))]
-        for split in in_order(splits, SPLITS)
-        for counts in [splits[split]]
-    ]
-    return markdown_table(["split", *names, "all"], rows)
 
 
 def left_out_lines(data: Mapping[str, Any]) -> list[str]:

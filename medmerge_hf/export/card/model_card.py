@@ -1,7 +1,7 @@
 """The model card of an export, made of its config alone."""
 
 import importlib.resources
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...configuration_medmerge import MedMergeConfig
@@ -9,10 +9,11 @@ from ...evaluation.metrics import METRICS
 from ...evaluation.tables import markdown_table
 from ...networks.build import MULTI_LABEL
 from ...sources.reference import source_name
-from .data_card import data_line, data_table, in_order, left_out_lines, page, pixel_lines
+from .data_card import data_line, in_order, left_out_lines, page, pixel_lines
 from .licenses import merged_license
-from .record import AFTER, ALWAYS, METHOD, TAKEN, method_name
+from .record import METHOD, method_name
 from .reproduce import USUAL, merge_call, merge_settings, own_fields
+from .tables import Table, data_rows, labels_rows, metric_title, results_rows, training_rows, weights_rows
 
 
 # In a record: whether the weights that it stands beside are those of a merge.
@@ -25,13 +26,14 @@ TAGS = ("medmerge", "merge", "medical-imaging")
 INTERVAL = {"confidence_level": 0.95, "method": "percentile bootstrap over images"}
 
 
-def render_card(config: MedMergeConfig, name: str, tags: Sequence[str] = ()) -> str:
+def render_card(config: MedMergeConfig, name: str, tags: Sequence[str] = (), page: str = "") -> str:
     """Write the card.
 
     Args:
         config: of the model, with what was noted in its `record`.
         name: Hub id, or the folder's name.
         tags: more of them.
+        page: file of the page of the run, where one lies beside the card.
 
     Returns:
         Markdown with a YAML header (`ModelCard(text)` parses it).
@@ -41,7 +43,8 @@ def render_card(config: MedMergeConfig, name: str, tags: Sequence[str] = ()) -> 
     license_, warnings = source_licenses(config)
     template = importlib.resources.files(__package__).joinpath("templates/model_card.md.jinja").read_text()
     data = card_data(config, name, license_, tags)
-    return str(ModelCard.from_template(data, template_str=template, **_sections(config, name, license_, warnings)))
+    sections = {**_sections(config, name, license_, warnings), "page": page}
+    return str(ModelCard.from_template(data, template_str=template, **sections))
 
 
 def sources_behind(config: MedMergeConfig) -> list[dict[str, Any]]:
@@ -103,7 +106,7 @@ def eval_results(config: MedMergeConfig) -> list[Any]:
             dataset_split=row["split"],
             dataset_revision=data.get("revision"),
             metric_type=METRICS[metric].hub_name if metric in METRICS else metric,
-            metric_name=_title(metric),
+            metric_name=metric_title(metric),
             metric_value=round(found["value"], 4),
             metric_args={
                 "low": round(found["low"], 4),
@@ -150,16 +153,16 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
         "kernels": record.get("kernels"),
         "tensors": record.get("tensors"),
         "statistics": record.get("statistics"),
-        "weights_table": _weights_table(weights, names),
+        "weights_table": _markdown(weights_rows(weights, names)),
         "figure": FIGURE,
         "data_line": data_line(data),
-        "data_table": data_table(data, config.id2label.values()),
+        "data_table": _markdown(data_rows(data, config.id2label.values())),
         "data_notes": [*pixel_lines(data), *left_out_lines(data)],
         "multi_label": multi_label,
         "kind": "labels, of which an image may have several" if multi_label else "classes",
-        "labels_table": _labels_table(results, config.id2label.values()),
-        "training_table": _training_table(record.get("training", {})),
-        "results_table": _results_table(results),
+        "labels_table": _markdown(labels_rows(results, config.id2label.values())),
+        "training_table": _markdown(training_rows(record.get("training", {}))),
+        "results_table": _markdown(results_rows(results)),
         "resamples": min((row["resamples"] for row in results), default=0),
         "alone": any(row["method"] != METHOD for row in results),
         "recipe": record.get("recipe", "").strip(),
@@ -183,6 +186,11 @@ def _told(source: Mapping[str, Any]) -> str:
     return ", ".join([f"read by `{source['loader']}`", *told])
 
 
+def _markdown(table: Table) -> str:
+    """Nothing where there are no rows."""
+    return markdown_table(*table) if table[1] else ""
+
+
 def _sources_table(sources: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
@@ -195,66 +203,3 @@ def _sources_table(sources: Sequence[Mapping[str, Any]]) -> str:
         for index, source in enumerate(sources)
     ]
     return markdown_table(["", "source", "revision", "licence", "sha256 of the weights"], rows)
-
-
-def _weights_table(weights: Mapping[str, float], sources: Sequence[str]) -> str:
-    """Mean ± standard deviation by block of the network, a column a source that is not the anchor."""
-    rows: dict[str, list[str]] = {}
-    for key in weights:
-        if key.endswith("/mean"):
-            mean, std = weights[key], weights[f"{key.removesuffix('mean')}std"]
-            rows.setdefault(key.split("/")[1], []).append(f"{mean:.3f} ± {std:.3f}")
-    header = ["block of the network", *(f"weight of {source}" for source in sources[1:])]
-    return markdown_table(header, [[stage, *cells] for stage, cells in rows.items()]) if rows else ""
-
-
-def _training_table(training: Mapping[str, Mapping[str, Any]]) -> str:
-    titles = {"merge": "merge stage", "head": "head alone", "finetune": "fine-tuning"}
-    stages = in_order(training, titles)
-    names = in_order(sorted({name for settings in training.values() for name in settings}), (*ALWAYS, *TAKEN))
-    rows = [[name, *(_value(training[stage], name) for stage in stages)] for name in names]
-    return markdown_table(["setting", *(titles[stage] for stage in stages)], rows) if training else ""
-
-
-def _value(settings: Mapping[str, Any], name: str) -> str:
-    """Nothing where a stage does not have it."""
-    value = settings.get(name, "")
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _results_table(results: Sequence[Mapping[str, Any]]) -> str:
-    if not results:
-        return ""
-    metrics = in_order({metric for row in results for metric in row["metrics"]}, METRICS)
-    rows = []
-    for row in sorted(results, key=lambda row: (row["split"], row["after"] == AFTER["finetune"])):
-        method = METHOD if row["method"] == METHOD else f"{row['method']} alone"
-        cells = [_interval(row["metrics"][metric]) if metric in row["metrics"] else "" for metric in metrics]
-        rows.append([method, row["after"], row["split"], *cells, str(row["images"])])
-    titles = [_title(metric) for metric in metrics]
-    return markdown_table(["model", "", "split", *titles, "images"], rows)
-
-
-def _labels_table(results: Sequence[Mapping[str, Any]], labels: Iterable[str]) -> str:
-    """Each label of several by itself, as the last stage left the model."""
-    rows = [row for row in results if row.get("labels")]
-    if not rows:
-        return ""
-    last = [row for row in rows if row["after"] == rows[-1]["after"]]
-    names = in_order({name for row in last for own in row["labels"].values() for name in own}, METRICS)
-    cells = [
-        [row["split"], label, *(f"{row['labels'][label][name]:.3f}" for name in names)]
-        for row in last
-        for label in labels
-        if label in row["labels"]
-    ]
-    return markdown_table(["split", "label", *(_title(name).removeprefix("macro ") for name in names)], cells)
-
-
-def _title(metric: str) -> str:
-    """For people; figures of a `compute_metrics` of the user's own keep their names."""
-    return METRICS[metric].title if metric in METRICS else metric
-
-
-def _interval(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.3f} ({found['low']:.3f} - {found['high']:.3f})"

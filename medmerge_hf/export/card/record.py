@@ -4,7 +4,7 @@ import dataclasses
 import platform
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -135,6 +135,7 @@ def record_result(
     metrics: Mapping[str, Mapping[str, float]],
     resamples: int,
     labels: Mapping[str, Mapping[str, float]] | None = None,
+    counted: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
     """Note how good the model is as it stands.
 
@@ -145,12 +146,14 @@ def record_result(
         metrics: metric -> its `value`, and `low` and `high` end of its 95 % interval.
         resamples: of the bootstrap behind it.
         labels: where an image may have several, of each by itself: metric -> value.
+        counted: `confusion` and `reliability` of [`evaluation.counted`], for pictures.
     """
     stage = next((stage for stage in ("finetune", "head") if stage in config.record.get("training", {})), "merge")
     place = {"method": method_name(config), "after": AFTER[stage], "split": split}
     others = [row for row in config.record.get("results", []) if not place.items() <= row.items()]
     row = {**place, "images": images, "metrics": dict(metrics), "resamples": resamples}
     row |= {"labels": dict(labels)} if labels else {}
+    row |= counted or {}
     config.record = {**config.record, "results": [*others, row]}
 
 

@@ -19,7 +19,7 @@ def test_a_report_holds_every_picture(rows, row, tmp_path):
     assert {file.name for file in tmp_path.iterdir()} >= {"comparison.md", "comparison.csv", "comparison.tex"}
     pictures = {file.stem for file in (tmp_path / "pictures").iterdir()}
     assert {"label_efficiency", "confusion_0", "calibration_1", "depth_0", "forest_MedMerge__best"} <= pictures
-    assert (tmp_path / "comparison.html").read_text().count("data:image/png;base64") == len(pictures)
+    assert (tmp_path / "comparison.html").read_text().count("data:image/svg+xml;base64") == len(pictures)
 
 
 def test_latex_says_what_the_table_does():
