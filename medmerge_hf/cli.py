@@ -1,4 +1,4 @@
-"""The `medmerge` command: `train`, `compare`, `rank` and `inspect`. What is heavy is imported once it is needed."""
+"""The `medmerge` command: `train`, `compare`, `rank`, `inspect`, `space`. What is heavy is imported once needed."""
 
 import argparse
 import dataclasses
@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from .comparison.options import ComparisonOptions
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     options = _parser().parse_args(words)
     with one_line_errors(options.command):
-        sys.exit(_inspect(options))
+        sys.exit({"inspect": _inspect, "space": _space}[options.command](options))
 
 
 @contextmanager
@@ -110,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--architecture", help="timm name of the network, where the anchor is a weights file")
     inspect.add_argument("--token", help="of the Hub, instead of the one logged in with")
     inspect.add_argument("--json", action="store_true", help="everything, for programs")
+    space = _add(commands, "space", "write a page (a Gradio Space) to try an export on", "")
+    space.add_argument("export", metavar="EXPORT", help="its folder, or its Hub id")
+    space.add_argument("out", metavar="OUT", type=Path, help="a new folder for the Space")
+    space.add_argument("--examples", nargs="+", default=[], metavar="IMG", help="image or DICOM files to show there")
+    space.add_argument("--threshold", type=float, default=0.8, help="probability below which an answer is none (0.8)")
+    space.add_argument("--push", metavar="USER/NAME", help="of the Space on the Hub")
+    space.add_argument("--private", action="store_true", default=None, help="if it is made there")
     return parser
 
 
@@ -147,6 +155,18 @@ def _inspect(options: argparse.Namespace) -> int:
     else:
         print_inspection(found)
     return 0 if found.ok else 1
+
+
+def _space(options: argparse.Namespace) -> int:
+    from .export.space.write import make_space
+
+    wanted = options.examples, options.threshold, options.push, options.private
+    address = make_space(options.export, options.out, *wanted)
+    print(f"{options.out} is written. To try it: pip install -r {options.out}/requirements.txt")
+    print(f"python {options.out}/app.py")
+    if address:
+        print(f"Pushed: {address}")
+    return 0
 
 
 def _source(text: str) -> Any:

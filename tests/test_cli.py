@@ -16,7 +16,7 @@ from medmerge_hf.cli import main, no_room
 from medmerge_hf.errors import SettingsError
 
 
-COMMANDS = ("train", "compare", "rank", "inspect")
+COMMANDS = ("train", "compare", "rank", "inspect", "space")
 
 
 def ended(words):
@@ -38,7 +38,7 @@ def test_help_says_a_line_a_command_and_loads_nothing_heavy():
 def test_each_command_explains_its_options(command, capsys):
     assert ended([command, "--help"]) == 0
     printed = capsys.readouterr().out
-    wanted = {"compare": "--trials VALUE", "inspect": "--architecture"}
+    wanted = {"compare": "--trials VALUE", "inspect": "--architecture", "space": "--examples IMG"}
     assert wanted.get(command, "--image_size VALUE") in printed
     assert printed.startswith(f"usage: medmerge {command}")
 

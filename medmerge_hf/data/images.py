@@ -15,16 +15,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import DataError
 from .decoded import DecodedImages
 from .dicom import DICOM_SUFFIXES, NoImageError, forget_notes, is_dicom, picture_of
+from .single import ANIMATED, DEEP, GREY
 
 
 NPY = b"\x93NUMPY"
-# Pillow's modes that hold more than 8 bits, and those that are grey in 8 bits.
-DEEP = ("I", "F")
-GREY = ("1", "L", "LA", "La")
 # Depths that cameras and detectors have; the first that holds the data set's highest value is its depth.
 BITS = (1, 8, 10, 12, 14, 16)
-# Of these formats several frames are several images; others have previews or layers.
-ANIMATED = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")
 CHUNK = 256
 # Fractions up to this would be left with so few of the 256 levels that they are stretched.
 DIM = 1 / 16

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,7 @@ def push_export(
     try:
         branch = None if options.get("create_pr") else options.get("revision")
         repo_id = ensure_repository(repo_id, private=private, revision=branch, token=options.get("token"))
-        contents = _contents(folder, repo_id, tags or ())
+        contents = export_contents(folder, repo_id, tags or ())
     except BaseException:
         done()
         raise
@@ -97,8 +98,17 @@ def _snapshot(folder: Path) -> tuple[Path, Callable[[], None]]:
     return copy, remove
 
 
-def _contents(folder: Path, repo_id: str, tags: Sequence[str]) -> dict[str, str | bytes]:
-    """What is uploaded of an export: path in the repository -> path of a file, or its content."""
+def export_contents(folder: Path, repo_id: str, tags: Sequence[str] = ()) -> dict[str, str | bytes]:
+    """What is uploaded of an export, without paths of this machine.
+
+    Args:
+        folder: an export.
+        repo_id: or another name, for the card.
+        tags: more of them for the card.
+
+    Returns:
+        Path in the repository -> path of a file, or its content.
+    """
     config = MedMergeConfig.from_json_file(folder / MERGE_CONFIG)
     config.sources = [{**source, "id": source_name(source)} for source in config.sources]
     for warning in source_licenses(config)[1]:
@@ -110,15 +120,21 @@ def _contents(folder: Path, repo_id: str, tags: Sequence[str]) -> dict[str, str 
 
 
 def ensure_repository(
-    repo_id: str, *, private: bool | None = None, revision: str | None = None, token: str | bool | None = None
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    **kind: Any,
 ) -> str:
-    """Make a model repository and a branch in it, where they are not there yet.
+    """Make a repository and a branch in it, where they are not there yet.
 
     Args:
         repo_id: `user/name`, or `name` for the user whose token it is.
         private: whether a repository made here is.
         revision: the branch; `main` is always there.
         token: instead of the one logged in with.
+        kind: of `HfApi.create_repo`: `repo_type`, `space_sdk`; a model by default.
 
     Returns:
         `user/name`.
@@ -126,13 +142,15 @@ def ensure_repository(
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True, **kind).repo_id
     if revision and not revision.startswith("refs/"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     return repo_id
 
 
-def commit_export(repo_id: str, contents: Mapping[str, str | bytes], **options: Any) -> Any:
+def commit_export(
+    repo_id: str, contents: Mapping[str, str | bytes], own: "re.Pattern[str]" = EXPORT_FILE, **options: Any
+) -> Any:
     """Upload an export as one commit: all of it arrives, or the files of the repository stay as they were.
 
     Files of an earlier export that this one does not have (shards, say) are deleted by the same commit. Whatever else
@@ -141,7 +159,8 @@ def commit_export(repo_id: str, contents: Mapping[str, str | bytes], **options: 
     Args:
         repo_id: `user/name`, which is there.
         contents: path in the repository -> path of a file, or its content.
-        options: of `HfApi.create_commit`: `commit_message`, `revision`, `create_pr`, `token`, ...
+        own: paths of which an export is made.
+        options: of `HfApi.create_commit`: `repo_type`, `commit_message`, `revision`, `create_pr`, `token`, ...
 
     Returns:
         `huggingface_hub.CommitInfo`.
@@ -149,7 +168,7 @@ def commit_export(repo_id: str, contents: Mapping[str, str | bytes], **options: 
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi(token=options.pop("token", None))
-    there = api.list_repo_files(repo_id, revision=options.get("revision"))
-    stale = [path for path in there if EXPORT_FILE.fullmatch(path) and path not in contents]
+    there = api.list_repo_files(repo_id, revision=options.get("revision"), repo_type=options.get("repo_type"))
+    stale = [path for path in there if own.fullmatch(path) and path not in contents]
     operations = [CommitOperationAdd(path, content) for path, content in contents.items()]
     return api.create_commit(repo_id, [*operations, *map(CommitOperationDelete, stale)], **options)
