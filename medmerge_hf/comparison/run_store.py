@@ -73,6 +73,10 @@ class RunStore:
         """Whether it is finished."""
         return (self.place(key) / RECORD).is_file()
 
+    def seconds(self, key: Mapping[str, Any]) -> float:
+        """What a finished run took."""
+        return json.loads((self.place(key) / RECORD).read_text())["seconds"]
+
     def save(self, key: Mapping[str, Any], outcome: Outcome, seconds: float) -> None:
         """Keep a finished run, whole or not at all."""
         place = self.place(key)

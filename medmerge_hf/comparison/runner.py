@@ -18,11 +18,14 @@ from ..runs.settings import Settings, make_settings
 from ..sources.reference import stated_name
 from .job import Job, validation_f1
 from .plan import Plan, Setting, overlay
+from .progress import Progress, progress_of
 from .registry import METHODS, Method, of_each
 from .run_store import Outcome
 
 
 logger = logging.getLogger(__name__)
+
+LOOK = 5  # seconds between two looks at what the workers have done
 
 RATES = {"merge": (3e-4, 3e-3), "finetune": (3e-5, 1e-3)}  # that trials draw learning rates from
 
@@ -39,10 +42,11 @@ class Group:
         plan: of the comparison.
         seed: of the runs.
         target: name of the data set.
+        progress: of all runs, where it is told in this process.
     """
 
-    def __init__(self, plan: Plan, seed: int, target: str) -> None:
-        self.plan, self.seed, self.target = plan, seed, target
+    def __init__(self, plan: Plan, seed: int, target: str, progress: Progress | None = None) -> None:
+        self.plan, self.seed, self.target, self.progress = plan, seed, target, progress
         self.data: dict[float, Any] = {}
 
     def run(self) -> None:
@@ -68,15 +72,19 @@ class Group:
         for need in method.needs:
             for each in self._taken(setting, source):
                 self.run_once(setting, METHODS[need], each)
+        what = method.name if source is None else f"{stated_name(source)}, {method.name}"
+        if self.progress is not None:
+            self.progress.begin(f"{setting.name}: {what}, seed {self.seed}")
         start = time.perf_counter()
         outcome = self._best_of_trials(setting, method, key, source)
         seconds = time.perf_counter() - start
         with PartialState().main_process_first():
             if not self.plan.runs.has(key):
                 self.plan.runs.save(key, outcome, seconds)
-        what = method.name if source is None else f"{stated_name(source)}, {method.name}"
         found = f"{validation_f1(outcome):.3f}" if method.predicts else outcome.notes
         logger.warning("%s: %s, seed %d: %s, %.0f s", setting.name, what, self.seed, found, seconds)
+        if self.progress is not None:
+            self.progress.end()
 
     def _taken(self, setting: Setting, source: Any) -> list[Any]:
         return setting.sources() if source is None else [source]
@@ -125,9 +133,9 @@ class Group:
         return self.data[fraction]
 
 
-def run_group(plan: Plan, seed: int, target: str) -> None:
+def run_group(plan: Plan, seed: int, target: str, progress: Progress | None = None) -> None:
     """Everything of one target and seed that is not done yet."""
-    Group(plan, seed, target).run()
+    Group(plan, seed, target, progress).run()
 
 
 def run_everything(plan: Plan, workers: int | None = None) -> None:
@@ -138,10 +146,22 @@ def run_everything(plan: Plan, workers: int | None = None) -> None:
         workers: processes of one CPU core (and, on machines that have them, an equal share of the GPUs); `None` stays
             in this process.
     """
-    if workers is None:
-        for seed, target in plan.groups():
-            run_group(plan, seed, target)
-        return
+    with progress_of(plan, workers) as progress:
+        if workers is None:
+            for seed, target in plan.groups():
+                run_group(plan, seed, target, progress)
+        else:
+            spread(plan, workers, progress)
+
+
+def spread(plan: Plan, workers: int, progress: Progress | None) -> None:
+    """Run what is missing by Ray.
+
+    Args:
+        plan: of the comparison.
+        workers: processes.
+        progress: of all runs.
+    """
     import ray
 
     # Workers find this package where this process does (on a cluster: on a file system that the machines share).
@@ -151,5 +171,7 @@ def run_everything(plan: Plan, workers: int | None = None) -> None:
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(run_group)
     waiting = [remote.remote(plan, seed, target) for seed, target in plan.groups()]
     while waiting:
-        done, waiting = ray.wait(waiting)
+        done, waiting = ray.wait(waiting, timeout=LOOK)
         ray.get(done)
+        if progress is not None:
+            progress.look(min(workers, len(waiting)))

@@ -17,6 +17,7 @@ from ..training.losses import TaskLoss, balanced_weights
 from ..training.single_source import freeze_backbone
 from ..training.trainer import MedMergeTrainer
 from .build import make_model, make_single
+from .progress import follow
 from .run_folder import keep_history, write_json
 from .settings import Settings
 from .stage_arguments import fresh_accelerator
@@ -32,7 +33,7 @@ def make_trainer(model: MedMergeModel, target: Any, settings: Settings, args: Tr
     patience, loss = settings.run.patience, None
     if settings.data.class_weights:
         loss = TaskLoss(balanced_weights(target["train"]["label"], len(target.classes)))
-    return MedMergeTrainer(
+    trainer = MedMergeTrainer(
         model=model,
         args=args,
         train_dataset=ImageDataset(target["train"], augment),
@@ -41,6 +42,8 @@ def make_trainer(model: MedMergeModel, target: Any, settings: Settings, args: Tr
         compute_loss_func=loss,
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
     )
+    follow(trainer)
+    return trainer
 
 
 def eval_transform(model: Any) -> Any:

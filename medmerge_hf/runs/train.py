@@ -22,6 +22,7 @@ from ..export.upload import push_export
 from ..modeling_medmerge import MedMergeModel
 from .build import choose_sources, load_data
 from .config import read_options
+from .progress import followed
 from .report import figures_rows, run_page
 from .run_folder import claim_output_dir, recipe_of, write_json
 from .settings import Settings, make_settings
@@ -52,10 +53,11 @@ def run(settings: Settings) -> dict[str, float]:
     target = load_data(settings)
     settings = choose_sources(settings, target)
     set_seed(settings.run.seed)
-    model, figures = merge_and_finetune(target, settings, settings.run.resamples, resume=True)
-    if settings.run.sources_alone:
-        results = [row for row in model.config.record["results"] if row["method"] == METHOD]
-        model.config.record = {**model.config.record, "results": results + train_alone(target, settings)}
+    with followed(settings, len(target["train"])):
+        model, figures = merge_and_finetune(target, settings, settings.run.resamples, resume=True)
+        if settings.run.sources_alone:
+            results = [row for row in model.config.record["results"] if row["method"] == METHOD]
+            model.config.record = {**model.config.record, "results": results + train_alone(target, settings)}
     if settings.finetune.should_save:
         exact = exact_revisions(model, target, settings)
         model.config.record = {**model.config.record, "recipe": recipe_of(settings, exact)}
