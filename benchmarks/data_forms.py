@@ -158,6 +158,9 @@ def folder_cases() -> Iterator[Case]:
     )
     yield Case(form, "images in no class folder", tree("a.png", count=3))
     yield Case(form, "images in `train/` and `test/`, no class folders", tree("train/a.png", "test/a.png", count=2))
+    beside = tree("unlabelled/a.png", "ill/a.png", "well/a.png", count=6)
+    yield Case(form, "a folder `unlabelled`, `unlabelled=True`", beside, UNLABELLED)
+    yield Case(form, "`label_fraction=0.5`, `unlabelled=True`", classes, {**UNLABELLED, "label_fraction": 0.5})
     yield Case(form, "hidden files, companions", extra("ill/.DS_Store", b"", extra("README.md", b"", classes)))
     yield Case(form, "a broken image", extra("ill/broken.png", b"404", classes))
     yield Case(form, "a broken image, `skip_unreadable=True`", extra("ill/broken.png", b"404", classes), SKIP)
@@ -237,6 +240,8 @@ def table_cases() -> Iterator[Case]:
     yield Case(usual, "labels `5`, `6`", table("t.csv", label=[5, 6] * 6))
     yield Case(usual, "labels `0.5`, `1`", table("t.csv", label=[0.5, 1] * 6))
     yield Case(usual, "an empty label", table("t.csv", label=[None, *["ill", "well"] * 5, "ill"]))
+    bare = table("t.csv", label=[None, *["ill", "well"] * 5, "ill"])
+    yield Case(usual, "an empty label, `unlabelled=True`", bare, UNLABELLED)
     yield Case(usual, "labels `a|b`, `multi_label=True`", table("t.csv", label=["a|b", "b", ""] * 4), SEVERAL)
     yield Case(usual, "an image that is not there", table("t.csv", image=["nowhere.png", *NAMES[1:]]))
     yield Case(
@@ -270,6 +275,7 @@ def table_cases() -> Iterator[Case]:
 
 NAMES = [f"{index}.png" for index in range(COUNT)]
 SEVERAL = {"multi_label": True}
+UNLABELLED = {"unlabelled": True}
 GROUPS = {"group_column": "patient"}
 
 
@@ -294,6 +300,8 @@ def array_cases() -> Iterator[Case]:
     yield Case(form, "unequal lengths", npz(train_labels=np.arange(5)))
     yield Case("`save_to_disk`", "splits `train`, `valid`", saved(train=[0, 1] * 6, valid=[0, 1]))
     yield Case("`save_to_disk`", "a split without labels (-1)", saved(train=[0, 1] * 6, test=[-1, -1]))
+    bare = saved(train=[0, 1] * 6, valid=[0, 1, -1, -1], test=[-1, -1])
+    yield Case("`save_to_disk`", "-1 in `valid` and `test`, `unlabelled=True`", bare, UNLABELLED)
     yield Case("`save_to_disk`", "a split that is none", saved(train=[0, 1] * 6, extra=[0, 1]))
     yield Case(
         "other files", "`.h5`, a single picture, ...", lambda root: extra("a.h5", b"", lambda r: r)(root) / "a.h5"
@@ -316,6 +324,7 @@ def outcome(case: Case) -> str:
 def described(target: Target) -> str:
     """Splits, classes, rule of the pixels and what is left out."""
     sizes = ", ".join(f"{split} {len(rows)}" for split, rows in target.items())
+    sizes += "" if target.unlabelled is None else f", unlabelled {len(target.unlabelled)}"
     parts = [sizes, f"classes {', '.join(target.classes)}"]
     rule = target.pixel_rule or {}
     if rule.get("deep_images"):

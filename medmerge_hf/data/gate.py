@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import DataError
 from .images import Look
 from .labels import Labels
-from .listing import LeftOut, Listing, is_missing
+from .listing import UNLISTED, LeftOut, Listing, is_missing
 
 
 logger = logging.getLogger(__name__)
@@ -145,9 +145,10 @@ def refuse_files(listed: Sequence[LeftOut], skip: bool, data: str) -> None:
     """
     files = [one for one in listed if not one.expected]
     if files and not skip:
+        also = "unlabelled=True or " if files[0].reason == UNLISTED else ""
         raise DataError(
             f"{data!r}: {len(files)} files would be left out, the first is {files[0].what}: {files[0].reason}. "
-            "Use or remove them, or pass skip_unreadable=True."
+            f"Use or remove them, or pass {also}skip_unreadable=True."
         )
 
 

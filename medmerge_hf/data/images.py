@@ -93,7 +93,8 @@ def look_at(
     forget_notes()
     looks = _each(images, range(len(images)), lambda cell: _look(cell, window), decoded)
     deep = [index for index, look in enumerate(looks) if look.depth]
-    black, white = _range_of(deep, looks, places)
+    black, white = range_of(deep, looks, places)
+    _tell_mixture(deep, looks, places)
     scaled = [index for index in deep if looks[index].digest == ""]
     again = _each(images, scaled, lambda cell: _scaled(cell, black, white), decoded)
     for index, look in zip(scaled, again, strict=True):
@@ -223,18 +224,29 @@ def _array(array: np.ndarray) -> tuple[Any, Depth | None]:
     return array, Depth(kind, float(array.min()), float(array.max()), whole)
 
 
-def _range_of(deep: Sequence[int], looks: Sequence[Look], places: Sequence[str]) -> tuple[float, float]:
+def _tell_mixture(deep: Sequence[int], looks: Sequence[Look], places: Sequence[str]) -> None:
+    eight = [n for n, look in enumerate(looks) if not (look.problem or look.depth or look.dicom)]
+    if deep and eight:
+        mixture = (len(deep), places[deep[0]], len(eight), places[eight[0]])
+        logger.warning("%d images have more than 8 bits (%s), %d have 8 (%s): is white the same in both?", *mixture)
+
+
+def range_of(deep: Sequence[int], looks: Sequence[Look], places: Sequence[str]) -> tuple[float, float]:
     """The values that are black and white in all deep images of a data set.
 
     Whole numbers: 0 and the highest number of the fewest usual bits that hold them. Fractions: 0 and 1. Where values
     lie outside of these, or all are near 0, the lowest and the highest of the data set.
+
+    Args:
+        deep: rows of images of more than 8 bits.
+        looks: at all images.
+        places: of all rows.
+
+    Raises:
+        DataError: no one rule can scale all of them.
     """
     depths = [(looks[index].depth or Depth("", 0, 0), places[index]) for index in deep]
     kinds = {depth.kind: place for depth, place in depths}
-    eight = [n for n, look in enumerate(looks) if not (look.problem or look.depth or look.dicom)]
-    if depths and eight:
-        mixture = (len(depths), depths[0][1], len(eight), places[eight[0]])
-        logger.warning("%d images have more than 8 bits (%s), %d have 8 (%s): is white the same in both?", *mixture)
     if len(kinds) > 1:
         told = ", ".join(f"{place} is of kind {kind}" for kind, place in kinds.items())
         raise DataError(f"No one rule makes 8 bits of all images: {told}. Save them all in one kind.")

@@ -75,15 +75,15 @@ class _Rows:
         return [index for index, value in enumerate(self.values) if wrong(value)]
 
 
-def without_label(listing: Listing, multi_label: bool) -> set[int]:
+def missing_labels(listing: Listing, multi_label: bool) -> set[int]:
     """Rows whose label is missing: nothing, an empty cell, or -1 where labels are numbers.
 
     With several labels an empty list or text says that an image has none of them, which is a label: only a missing
-    value of a typed form (`null`) is none there.
+    value (`null`) is none there.
     """
     values = [_plain(value) for value in listing.labels]
     if multi_label:
-        return {row for row, value in enumerate(values) if _is_unknown(value) and not listing.untyped}
+        return {row for row, value in enumerate(values) if _is_unknown(value)}
     there = [value for value in values if not _is_empty(value)]
     there = _numbers(there) if listing.untyped else there
     numbers = all(_kind(value) == "index" for value in there)

@@ -26,6 +26,8 @@ COMPANIONS = frozenset(
 )
 COMPANION_NAMES = frozenset(("license", "licence", "readme", "makefile", "changelog", "copying", "notice", "md5sums"))
 HIDDEN = "__MACOSX"
+# Why an image is left out that lies beside tables.
+UNLISTED = "listed in no table"
 
 
 class LeftOut(NamedTuple):
@@ -50,7 +52,7 @@ class Request:
         data: path or Hub id, as the user wrote it.
         path: of the file or folder; of a Hub data set it is not there.
         image_column: column of images.
-        label_column: column of labels.
+        label_column: column of labels; `None` reads images alone, whatever else is said of them.
         group_column: column of patients, if any.
         name: configuration of a Hub data set.
         revision: of a Hub data set.
@@ -60,7 +62,7 @@ class Request:
     data: str
     path: Path
     image_column: str = "image"
-    label_column: str = "label"
+    label_column: str | None = "label"
     group_column: str | None = None
     name: str | None = None
     revision: str | None = None
@@ -135,14 +137,23 @@ def is_missing(value: Any) -> bool:
 def used_columns(present: Sequence[str], request: Request, where: str) -> tuple[list[str], list[str]]:
     """Which columns of a table are used: those of the request, and those that may say the splits.
 
+    Where images alone are read, groups are where they are told.
+
     Raises:
         DataError: a column that was asked for is missing, or stands twice.
     """
     asked = {"image": request.image_column, "label": request.label_column, "group": request.group_column}
+    if request.label_column is None and request.group_column not in present:
+        asked["group"] = None
     for option, column in asked.items():
         if column is not None and present.count(column) != 1:
             if column in present:
                 raise DataError(f"{where} has {present.count(column)} columns {column!r}: rename all but one.")
+            if request.label_column is None:
+                raise DataError(
+                    f"{where} has no column {column!r}, only {list(present)}: give its column of images that name, "
+                    "which the images with labels have."
+                )
             raise DataError(
                 f"{where} has no column {column!r}, only {list(present)}: set {option}_column. Images in a folder get "
                 "their label from the class folder that they lie in, and have no group."
@@ -199,9 +210,10 @@ def from_columns(
     if images is None:
         folder = request.path if request.path.is_dir() else request.path.parent
         images = image_cells(columns[request.image_column], folder, places)
-    groups = None if request.group_column is None else columns[request.group_column]
+    groups = None if request.group_column is None else columns.get(request.group_column)
+    labels = [None] * len(places) if request.label_column is None else columns[request.label_column]
     stated = stated_splits({name: columns[name] for name in splits})
-    return Listing(images, columns[request.label_column], places, stated, groups)
+    return Listing(images, labels, places, stated, groups)
 
 
 def image_cells(values: Sequence[Any], folder: Path, places: Sequence[str]) -> Any:
@@ -273,6 +285,26 @@ def concatenate(listings: Sequence[Listing], where: str) -> Listing:
         first.names,
         all(listing.untyped for listing in listings),
         [one for listing in listings for one in listing.left_out],
+    )
+
+
+def with_unlabelled(listing: Listing, more: Listing, words: Sequence[Any]) -> Listing:
+    """A listing, and more rows whose labels are not read.
+
+    Args:
+        listing: rows with labels, all for training where they say nothing of splits.
+        more: the other rows.
+        words: for the split of each of them.
+    """
+    count = len(more.places)
+    return dataclasses.replace(
+        listing,
+        images=datasets.concatenate_datasets([listing.images, more.images]),
+        labels=[*listing.labels, *[None] * count],
+        places=[*listing.places, *more.places],
+        splits=[*(["train"] * len(listing.places) if listing.splits is None else listing.splits), *words],
+        groups=None if listing.groups is None else [*listing.groups, *(more.groups or [None] * count)],
+        left_out=[*listing.left_out, *more.left_out],
     )
 
 

@@ -1,8 +1,9 @@
 """A target data set: read in whatever form it lies there, divided into splits, checked, handed out."""
 
+import dataclasses
 import logging
-import numbers
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,24 @@ from PIL import Image
 
 from ..errors import DataError
 from . import gate
+from .arguments import check_columns, check_fractions, check_seed, check_switches, check_unlabelled
 from .decoded import DecodedImages, row_of
 from .dicom import checked_window
 from .images import delivered, look_at
-from .labels import read_labels, without_label
+from .labels import read_labels
 from .listing import COMPANIONS, Listing, Request
 from .readers import find_reader
 from .splits import FAR, UNLABELLED, assign, bound_units, draw, few
-from .unlabelled import divide, leave_known
+from .unlabelled import divide, leave_known, tell_range, with_images_of, without_label
 
 
 logger = logging.getLogger(__name__)
 
 # A name that ends so is no Hub id.
 FILES = COMPANIONS | {".npz", ".zip", ".tar", ".gz", ".h5", ".hdf5", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+
+# A Hub id with a revision.
+ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)@([\w./-]+)")
 
 
 class Target(datasets.DatasetDict):
@@ -40,6 +45,7 @@ class Target(datasets.DatasetDict):
         multi_label: whether an image may have several labels.
         unlabelled: images to be used without a label, a column `image` of the pixels that the splits have; `None`
             where none was asked for.
+        unlabelled_from: last part of the path, or Hub id and commit, of other data that some of them are from.
         left_out: what lay there and is not used, and why.
         pixel_rule: how pixel values became 8 bits: `mode` of all images, the values that are `black` and `white`;
             `deep_images` and `dicom_images` say how many there were, `dicom_window` how DICOM was windowed,
@@ -51,6 +57,7 @@ class Target(datasets.DatasetDict):
     revision: str | None = None
     multi_label: bool = False
     unlabelled: datasets.Dataset | None = None
+    unlabelled_from: str | None = None
     left_out: Sequence[tuple[str, str]] = ()
     pixel_rule: dict[str, Any] | None = None
     _names: Sequence[str] = ()
@@ -118,8 +125,9 @@ def load_target(
         multi_label: an image may have several labels: lists, vectors of 0 and 1, or text with `|` between them
             (nothing is no label).
         unlabelled: also hand out, as `target.unlabelled`, what has no label in use: images and rows without one, a
-            split of that name, training and validation images that `label_fraction` spares. Never an image, or one of
-            a group, that stands in validation or test.
+            split of that name, training and validation images that `label_fraction` spares. A path or a Hub id
+            (`@revision`) adds all images that lie there, in any form that `data` may have; labels and splits there
+            are not read. Never an image, or one of a group, that stands in validation or test; none of the test split.
         dicom_window: centre and width of DICOM images, see [`read_dicom`].
         validation_fraction: share of the training images to split off, by class, where there is no validation split.
         test_fraction: likewise for the test split, before it; 0 goes without.
@@ -139,15 +147,11 @@ def load_target(
             images, a patient in two splits; something would be left out without a word.
     """
     fractions = {"validation": validation_fraction, "test": test_fraction}
-    _check_fractions(fractions, label_fraction)
-    _check_switches(
-        multi_label=multi_label,
-        unlabelled=unlabelled,
-        skip_unreadable=skip_unreadable,
-        drop_duplicates=drop_duplicates,
-    )
-    _check_columns(image_column, label_column, group_column)
-    _check_seed(seed)
+    check_fractions(fractions, label_fraction)
+    check_switches(multi_label=multi_label, skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates)
+    check_unlabelled(unlabelled)
+    check_columns(image_column, label_column, group_column)
+    check_seed(seed)
     window = checked_window(dicom_window)
     target, path = _find(data, name, revision)
     request = Request(
@@ -161,14 +165,17 @@ def load_target(
         bool(unlabelled),
     )
     listing = _read(request)
+    if request.unlabelled and not isinstance(unlabelled, (bool, np.bool_)):
+        listing, target.unlabelled_from = _with_images_of(unlabelled, listing, request)
     gate.refuse_files(listing.left_out, skip_unreadable, request.data)
     plan = assign(listing.splits, listing.places, request.data, request.unlabelled)
-    bare = without_label(listing, multi_label) | {*plan.get(UNLABELLED, ())} if request.unlabelled else set()
+    bare = without_label(listing, plan, multi_label) if request.unlabelled else set()
     labels = read_labels(listing, multi_label, request.data, bare)
     groups = gate.read_groups(listing, group_column, request.data, bare)
     decoded = DecodedImages()
     looks, target.pixel_rule = look_at(listing.images, listing.places, window, decoded)
     rows = gate.Rows(request.data, listing.places, labels, looks, groups)
+    tell_range(rows, bare, target.pixel_rule)
     tested = plan.get("test", [])
     plan, pool = divide(rows, plan, bare)
     kept = gate.leave_unreadable(rows, {**plan, UNLABELLED: pool}, skip_unreadable)
@@ -196,37 +203,6 @@ def load_target(
         target.unlabelled = whole.select(pool).select_columns(["image"])
         decoded.hand_out(target.unlabelled, pool, target.pixel_rule["mode"])
     return target
-
-
-def _check_fractions(fractions: dict[str, float], label_fraction: float) -> None:
-    for split, fraction in fractions.items():
-        if not _is_number(fraction) or not 0 <= fraction < 1:
-            raise DataError(f"{split}_fraction={fraction!r} is a share of the training images: from 0 to below 1.")
-    if not _is_number(label_fraction) or not 0 < label_fraction <= 1:
-        raise DataError(f"label_fraction={label_fraction!r} is a share of the labels: above 0 and at most 1.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _check_switches(**switches: Any) -> None:
-    for name, value in switches.items():
-        if not isinstance(value, (bool, np.bool_)):  # the text "no" would switch it on
-            raise DataError(f"{name}={value!r} is True or False.")
-
-
-def _check_seed(seed: Any) -> None:
-    if not isinstance(seed, numbers.Integral) or seed < 0:
-        raise DataError(f"seed={seed!r} is a whole number from 0.")
-
-
-def _check_columns(image: Any, label: Any, group: Any) -> None:
-    for option, column in (("image_column", image), ("label_column", label), ("group_column", group)):
-        if not isinstance(column, str) and not (column is None and option == "group_column"):
-            raise DataError(f"{option}={column!r} is the name of a column.")
-    if image == label:
-        raise DataError(f"image_column and label_column are both {image!r}: give each its own column.")
 
 
 def _find(data: str | Path, name: str | None, revision: str | None) -> tuple[Target, Path]:
@@ -281,6 +257,18 @@ def _read(request: Request) -> Listing:
     if not listing.places:
         raise DataError(f"{request.data!r} ({reader.form}) has no row.")
     return listing
+
+
+def _with_images_of(data: str | Path, listing: Listing, request: Request) -> tuple[Listing, str]:
+    """The listing of a target with all images of other data, and what that is called."""
+    pinned = ON_HUB.fullmatch(str(data)) if not Path(data).exists() else None
+    where = pinned[1] if pinned else data
+    other, path = _find(where, None, pinned[2] if pinned else None)
+    more = dataclasses.replace(request, data=str(where), path=path, label_column=None, name=None)
+    found = with_images_of(listing, _read(dataclasses.replace(more, revision=other.revision)), str(data))
+    if other.hub_id is None:
+        return found, other.name
+    return found, f"{other.hub_id}@{other.revision}" if other.revision else other.hub_id
 
 
 def _divide(rows: gate.Rows, plan: gate.Plan, fractions: dict[str, float], seed: int) -> gate.Plan:

@@ -55,6 +55,16 @@ def split_of(word: Any) -> str | None:
     return next((split for split, words in SYNONYMS.items() if plain.removesuffix(ending) in words), None)
 
 
+def word_without_label(folders: Sequence[str]) -> str:
+    """The word for the split of an image that lies in some folders and has no label: it may be there to be tested by.
+
+    Example:
+        >>> [word_without_label(folders) for folders in (["test", "unsup"], ["train"], ["more", "scans"])]
+        ['test', 'unlabelled', 'unlabelled']
+    """
+    return next((folder for folder in folders if split_of(folder) in ("test", "validation")), UNLABELLED)
+
+
 def assign(
     words: Sequence[Any] | None, places: Sequence[str], data: str, unlabelled: bool = False
 ) -> dict[str, list[int]]:

@@ -1,14 +1,62 @@
 """The pool: images that are used without a label, and never one that validation or test is measured by."""
 
+import dataclasses
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from ..errors import DataError
 from .gate import HELD_BACK, STRICTEST_FIRST, Plan, Rows
+from .images import range_of
+from .labels import missing_labels
+from .listing import Listing, with_unlabelled
 from .splits import UNLABELLED
 
 
 logger = logging.getLogger(__name__)
+
+
+def with_images_of(listing: Listing, more: Listing, data: str) -> Listing:
+    """A listing, and the images of other data, whatever is said of their splits.
+
+    Args:
+        listing: of the target.
+        more: images alone.
+        data: where they lie, as the user wrote it.
+    """
+    places = [f"{data}: {place}" for place in more.places]
+    left_out = [one._replace(what=f"{data}: {one.what}") for one in more.left_out]
+    groups = more.groups
+    if listing.groups is not None and groups is None:
+        logger.warning("%s names no groups: whether any stands in validation or test cannot be told.", data)
+        groups = list(places)  # each its own
+    more = dataclasses.replace(more, places=places, left_out=left_out, groups=groups)
+    return with_unlabelled(listing, more, [UNLABELLED] * len(places))
+
+
+def without_label(listing: Listing, plan: Plan, multi_label: bool) -> set[int]:
+    """Rows that have no label, or whose split says so.
+
+    Args:
+        listing: of the target.
+        plan: as the owner states it.
+        multi_label: whether a row may have several labels.
+    """
+    empty, named = missing_labels(listing, multi_label), {*plan.get(UNLABELLED, ())}
+    if there := named - empty:
+        logger.info("%d labels of images of an unlabelled split are not read.", len(there))
+    return empty | named
+
+
+def tell_range(rows: Rows, bare: Collection[int], rule: Mapping[str, Any]) -> None:
+    """Warn where images without a label change which values are black and white in those that have one."""
+    deep = [row for row, look in enumerate(rows.looks) if look.depth and row not in bare]
+    if bare and deep and (own := range_of(deep, rows.looks, rows.places)) != (rule["black"], rule["white"]):
+        logger.warning(
+            "With the images without a label, %g is black and %g is white, which are %g and %g without them: are all "
+            "in one unit?",
+            *(rule["black"], rule["white"], *own),
+        )
 
 
 def divide(rows: Rows, plan: Plan, bare: Collection[int]) -> tuple[Plan, list[int]]:

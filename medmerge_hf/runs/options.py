@@ -123,8 +123,12 @@ class DataOptions:
         default=None, metadata=about("Column that holds the patients; each stays on one side of every split.")
     )
     multi_label: bool = dataclasses.field(default=False, metadata=about("An image may have several labels."))
-    unlabelled: bool = dataclasses.field(
-        default=False, metadata=about("Also use images that have no label, or none that label_fraction leaves.")
+    unlabelled: bool | str = dataclasses.field(
+        default=False,
+        metadata=about(
+            "Also use images without a label: true for those of the data and what label_fraction spares, or where "
+            "more lie (folder, table, .npz, Hub id)."
+        ),
     )
     dicom_window: list[float] | None = dataclasses.field(
         default=None, metadata=about("Centre and width of DICOM images; by default the files' own.", count=2)

@@ -24,10 +24,11 @@ OPTIONS = st.fixed_dictionaries(
         "validation_fraction": st.sampled_from([0.2, 0.5]),
         "test_fraction": st.sampled_from([0.0, 0.3]),
         "label_fraction": st.sampled_from([1.0, 0.5]),
+        "unlabelled": st.booleans(),
     }
 )
 KINDS = st.sampled_from(["ok", "ok", "ok", "ok", "broken", "hidden", "text", "same"])
-PLACES = ["a", "b", "train/a", "train/b", "Val/a", "val/b", "test/a", "test/b", ".hidden", "c/train"]
+PLACES = ["a", "b", "train/a", "train/b", "Val/a", "val/b", "test/a", "test/b", ".hidden", "c/train", "unlabelled/c"]
 
 
 def trees(places: list[str], least: int):
@@ -36,7 +37,10 @@ def trees(places: list[str], least: int):
 
 
 TREES = st.one_of(
-    trees(PLACES, 1), trees(["a", "b"], 6), trees(["train/a", "train/b", "Val/a", "Val/b", "Test_set/a"], 10)
+    trees(PLACES, 1),
+    trees(["a", "b"], 6),
+    trees(["train/a", "train/b", "Val/a", "Val/b", "Test_set/a"], 10),
+    trees(["train/a", "train/b", "Val/b", "test/a", "unlabelled", "unsup/a", "train", "test", "val/unlabeled"], 10),
 )
 SAME = noise(8, 8)
 
@@ -64,7 +68,8 @@ def test_every_file_of_a_folder_is_used_or_reported_or_all_is_refused(tree, opti
             target = load_target(folder, **options)
         except DataError:
             return
-        seen = [np.asarray(row["image"]).tobytes() for rows in target.values() for row in rows]
+        parts = [*target.values(), target.unlabelled or []]
+        seen = [np.asarray(row["image"]).tobytes() for rows in parts for row in rows]
         check_splits(target)
     reported = [what for what, _ in target.left_out]
     assert len(seen) + len(reported) == len(present)
@@ -78,7 +83,7 @@ ROWS = st.lists(
     st.tuples(
         st.sampled_from(["ok", "ok", "ok", "ok", "ok", "ok", "missing", "broken", "empty", "same"]),
         st.sampled_from(["ill", "ill", "well", "well", "NA", "ill|well", None]),
-        st.sampled_from(["train", "train", "Training", "val", "Dev", "test", "nowhere", None]),
+        st.sampled_from(["train", "train", "Training", "val", "Dev", "test", "no label", "nowhere", None]),
         st.sampled_from(["p", "q", "r", "s", None]),
     ),
     min_size=2,
@@ -87,8 +92,8 @@ ROWS = st.lists(
 TIDY = st.lists(
     st.tuples(
         st.sampled_from(["ok", "ok", "ok", "ok", "ok", "missing", "broken", "same"]),
-        st.sampled_from(["ill", "well"]),
-        st.sampled_from(["train", "Training", "val"]),
+        st.sampled_from(["ill", "well", "ill", "well", None]),
+        st.sampled_from(["train", "Training", "val", "test", "unlabelled"]),
         st.sampled_from("pqrstuvw"),
     ),
     min_size=8,
@@ -107,7 +112,7 @@ TIDY = st.lists(
 )
 @example(
     rows=[("ok", "ill", "train", "p"), ("ok", "ill", "train", "p"), ("empty", None, "train", None)],
-    options={"skip_unreadable": True, "validation_fraction": 0.2},
+    options={"skip_unreadable": True, "validation_fraction": 0.2, "unlabelled": True},
     splits=False,
     groups=False,
     several=True,
@@ -131,7 +136,7 @@ def test_every_row_of_a_table_is_used_or_reported_or_all_is_refused(rows, option
         except DataError:
             return
         check_splits(target)
-    used = sum(len(split) for split in target.values())
+    used = sum(len(split) for split in [*target.values(), target.unlabelled or []])
     cells = zip(names, *columns.values(), strict=True)
     blank = sum(set(row) == {None} for row in cells) if "json" not in form and "parquet" not in form else 0
     assert used + len(target.left_out) == len(rows) - blank  # spreadsheets end in lines of separators alone
@@ -150,6 +155,12 @@ def check_splits(target):
     groups = [set(rows["group"]) for rows in target.values() if "group" in rows.column_names]
     assert sum(map(len, groups)) == len(set().union(*groups))
     assert {row["image"].mode for rows in target.values() for row in rows} <= {target.pixel_rule["mode"]}
+    if target.unlabelled is None:
+        return
+    held = {row["image"].tobytes() for rows in target.values() for row in rows}
+    pool = [row["image"].tobytes() for row in target.unlabelled]
+    assert len(set(pool)) == len(pool) > 0
+    assert not held & set(pool)
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
-from data_files import class_folders, noise, npz, picture, pictures, sizes
+from data_files import class_folders, noise, npz, picture, pictures, sizes, table
 from PIL import Image
 
 from medmerge_hf.data import ImageDataset, load_target
@@ -107,3 +109,130 @@ def test_asked_for_and_not_there_is_refused(splits):
     Image.open(splits / "test" / "ill" / "0.png").save(picture(splits / "unlabelled" / "a.bmp"))
     with pytest.raises(DataError, match=r"1 were there, the first is unlabelled/a\.bmp: stands in split 'test'"):
         load_target(splits, unlabelled=True)
+
+
+@pytest.mark.parametrize(
+    ("form", "labels"),
+    [
+        ("t.csv", ["ill", "well"] * 4 + ["", " ", "\t", None]),
+        ("t.csv", ["0", "1"] * 4 + ["", "-1", " -1 ", "-1.0"]),
+        ("t.tsv", [True, False] * 4 + [None] * 4),
+        ("t.xlsx", [0, 1] * 4 + [None, -1, "", " "]),
+        ("t.jsonl", ["ill", "well"] * 4 + [None, "", [], [None]]),
+        ("t.jsonl", [0, 1] * 4 + [None, float("nan"), -1, [-1]]),
+        ("t.parquet", ["ill", "well"] * 4 + [None, "", " ", None]),
+        ("t.parquet", [0.0, 1.0] * 4 + [None, float("nan"), -1.0, None]),
+        ("t.parquet", pd.Categorical(["well", "ill"] * 4 + [None] * 4, ["well", "ill"])),
+    ],
+)
+def test_rows_without_a_label_are_used_without_one(tmp_path, form, labels):
+    if "xlsx" in form:
+        pytest.importorskip("openpyxl", reason="needs openpyxl: pip install 'medmerge_hf[tables]'")
+    file = table(tmp_path / form, image=pictures(tmp_path, 12), label=labels)
+    with pytest.raises(DataError, match=r"unlabelled=True|without a gap|is not a name as|is of no class"):
+        load_target(file)
+    target = load_target(file, unlabelled=True)
+    assert (sum(sizes(target).values()), len(target.unlabelled), len(target.classes)) == (8, 4, 2)
+    if not isinstance(labels, list):
+        assert target.classes == ["well", "ill"]
+
+
+def test_minus_one_among_names_is_a_name(tmp_path):
+    file = table(tmp_path / "t.csv", image=pictures(tmp_path, 12), label=["-1", "ill", "well"] * 3 + [""] * 3)
+    assert load_target(file, unlabelled=True).classes == ["-1", "ill", "well"]
+
+
+@pytest.mark.parametrize(
+    ("form", "labels", "unknown"),
+    [
+        ("t.csv", ["a|b", "a", "", "b"] * 3, 0),
+        ("t.jsonl", [["a", "b"], ["b"], [], ""] * 2 + ["a", "b", None, None], 2),
+        ("t.jsonl", [[0, 1], [1, 0], [0, 0], [1, 1]] * 2 + [[1, 0], [0, 1], None, [None, None]], 2),
+    ],
+)
+def test_none_of_several_labels_is_a_label_and_a_missing_value_is_none(tmp_path, form, labels, unknown):
+    file = table(tmp_path / form, image=pictures(tmp_path, 12), label=labels)
+    if not unknown:
+        with pytest.raises(DataError, match="no image is left to be used without a label"):
+            load_target(file, multi_label=True, unlabelled=True)
+        return
+    target = load_target(file, multi_label=True, unlabelled=True)
+    assert len(target.unlabelled) == unknown
+    told = [sum(label) for rows in target.values() for label in rows["label"]]
+    assert (len(told), told.count(0)) == (12 - unknown, sum(label in ([], "", [0, 0]) for label in labels))
+
+
+def test_a_split_of_that_name_is_used_and_its_labels_are_not_read(tmp_path, caplog):
+    splits = ["train"] * 6 + ["val"] * 2 + ["un-labelled"] * 3 + ["test"]
+    labels = ["a", "b"] * 4 + ["nobody knows", "", "a", ""]
+    file = table(tmp_path / "t.csv", image=pictures(tmp_path, 12), label=labels, split=splits)
+    with pytest.raises(DataError, match=r"3 images of split 'un-labelled'.*, or pass unlabelled=True"):
+        load_target(file)
+    with caplog.at_level("INFO"):
+        target = load_target(file, unlabelled=True)
+    assert "2 labels of images of an unlabelled split are not read" in caplog.text
+    assert (target.classes, len(target.unlabelled)) == (["a", "b"], 3)
+    assert sizes(target) == {"train": 6, "validation": 2}
+    assert target.left_out == [("t.csv row 13 (11.png)", "of split 'test', without a label")]
+
+
+def test_a_folder_of_tables_has_tables_and_images_without_labels(tmp_path):
+    names = pictures(tmp_path / "images", 14)
+    paths = [f"images/{name}" for name in names]
+    table(tmp_path / "train.csv", image=paths[:8], label=["a", "b"] * 4)
+    table(tmp_path / "unlabeled.csv", image=paths[8:10], age=[50, 60])
+    table(tmp_path / "test.csv", image=paths[10:12], age=[50, 60])
+    table(tmp_path / "ages.csv", image=paths[8:10], age=[50, 60])
+    with pytest.raises(DataError, match="or pass unlabelled=True or skip_unreadable=True"):
+        load_target(tmp_path)
+    target = load_target(tmp_path, unlabelled=True)
+    assert (sum(sizes(target).values()), len(target.unlabelled)) == (8, 4)
+    assert [what for what, _ in target.left_out if "test" in what] == [
+        f"test.csv row {row} ({paths[row + 8]})" for row in (2, 3)
+    ]
+    assert ("ages.csv", "lists no images") in target.left_out
+    picture(tmp_path / "masks" / "0.png")
+    with pytest.raises(DataError, match=r"folder 'masks'.*or call it unlabelled"):
+        load_target(tmp_path, unlabelled=True)
+    (tmp_path / "masks").rename(tmp_path / "unlabelled")
+    with pytest.raises(DataError, match=r"folder 'unlabelled'.*or pass unlabelled=True"):
+        load_target(tmp_path)
+
+
+def test_a_saved_split_may_lack_labels(tmp_path):
+    images = [Image.fromarray(noise(8, 8)) for _ in range(12)]
+    labelled = datasets.Dataset.from_dict(
+        {"image": images[:8], "label": [0, 1] * 4},
+        datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["well", "ill"])}),
+    )
+    bare = datasets.Dataset.from_dict({"image": images[8:]}, datasets.Features({"image": datasets.Image()}))
+    datasets.DatasetDict({"train": labelled, "unlabeled": bare}).save_to_disk(str(tmp_path / "saved"))
+    target = load_target(tmp_path / "saved", unlabelled=True)
+    assert (target.classes, len(target.unlabelled)) == (["well", "ill"], 4)
+    bare = bare.add_column("label", [-1] * 4).cast(labelled.features)
+    datasets.DatasetDict({"train": labelled, "valid": bare}).save_to_disk(str(tmp_path / "minus"))
+    with pytest.raises(DataError, match=r"\['-1'\] outside .*or pass unlabelled=True"):
+        load_target(tmp_path / "minus")
+    assert len(load_target(tmp_path / "minus", unlabelled=True).unlabelled) == 4
+
+
+@pytest.mark.parametrize("group", ["patient", None])
+def test_spared_images_of_patients_in_validation_stay_out(tmp_path, group):
+    patients = [str(index // 4) for index in range(40)]
+    splits = ["train"] * 20 + ["val"] * 20
+    columns = {"label": ["a", "b"] * 20, "patient": patients, "split": splits}
+    file = table(tmp_path / "t.csv", image=pictures(tmp_path, 40), **columns)
+    target = load_target(file, label_fraction=0.1, group_column=group, unlabelled=True)
+    held = {row["group"] for row in target["validation"]} if group else set()
+    assert sum(sizes(target).values()) + len(target.unlabelled) + len(target.left_out) == 40
+    assert len(target.left_out) == 4 * len(held) - (2 if group else 0)
+
+
+def test_a_training_split_without_any_label_is_refused(tmp_path):
+    splits = ["train"] * 6 + ["val"] * 4
+    file = table(tmp_path / "t.csv", image=pictures(tmp_path, 10), label=[""] * 6 + ["a", "b"] * 2, split=splits)
+    with pytest.raises(DataError, match="no training image has a label"):
+        load_target(file, unlabelled=True)
+    file = table(tmp_path / "t.csv", image=pictures(tmp_path, 10), label=[""] * 10, age=range(10))
+    with pytest.raises(DataError, match="no image has a label"):
+        load_target(file, unlabelled=True)

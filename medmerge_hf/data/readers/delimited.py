@@ -48,7 +48,7 @@ def read(request: Request) -> Listing:
         DataError: no table, a column is missing, a row has more cells than the header.
     """
     path, present = request.path, columns_of(request.path)
-    if len(present) < 2:
+    if len(present) < 2 and (request.label_column is not None or present != [request.image_column]):
         raise DataError(
             f"{path.name!r} has {f'one column, {present[0][:200]!r}' if present else 'no row at all'}: a table has a "
             "line of names, and columns separated by commas, semicolons or tabs (.tsv: tabs)."

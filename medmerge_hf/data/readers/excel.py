@@ -61,6 +61,8 @@ def read(request: Request) -> Listing:
     present = header(rows)
     used, splits = used_columns(present, request, f"{path.name!r} sheet {title!r}")
     columns = {name: [cells[present.index(name)] for _, cells in rows[1:]] for name in [*used, *splits]}
+    if request.label_column is not None:  # as in any table of text
+        columns[request.label_column] = ["" if cell is None else cell for cell in columns[request.label_column]]
     names = columns[request.image_column]
     places = [f"{path.name} row {number} ({name})" for (number, _), name in zip(rows[1:], names, strict=True)]
     listing = from_columns(columns, splits, request, places)

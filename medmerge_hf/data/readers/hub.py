@@ -10,7 +10,7 @@ import datasets
 from huggingface_hub import HfApi, snapshot_download
 
 from ...errors import DataError
-from ..listing import LeftOut, Listing, Reader, Request, concatenate, from_columns, used_columns
+from ..listing import LeftOut, Listing, Reader, Request, concatenate, from_columns, used_columns, with_unlabelled
 
 
 logger = logging.getLogger(__name__)
@@ -38,11 +38,21 @@ def from_datasets(splits: Mapping[str, datasets.Dataset], request: Request) -> L
     Raises:
         DataError: a column is missing, a split is empty or of another type than the others.
     """
-    return concatenate([_split(name, rows, request, len(splits) == 1) for name, rows in splits.items()], request.data)
+    silent = [name for name, rows in splits.items() if request.label_column not in rows.column_names]
+    if not request.unlabelled or len(silent) == len(splits):  # where no split has the column, it is called otherwise
+        silent = []
+    alone = len(splits) == 1
+    found = [_split(name, rows, request, alone) for name, rows in splits.items() if name not in silent]
+    listing = concatenate(found, request.data)
+    for name in silent:
+        more = _split(name, splits[name], dataclasses.replace(request, label_column=None), alone)
+        listing = with_unlabelled(listing, more, more.splits or [])
+    return listing
 
 
 def _split(name: str, rows: datasets.Dataset, request: Request, alone: bool) -> Listing:
     where = f"{request.data!r} ({name})"
+    rows = _with_image_column(rows, request)
     used, splits = used_columns(rows.column_names, request, where)
     if not len(rows):
         raise DataError(f"{where} is an empty split: take it out.")
@@ -59,8 +69,17 @@ def _split(name: str, rows: datasets.Dataset, request: Request, alone: bool) -> 
     places = [f"{name} row {number}" for number in range(1, len(rows) + 1)]
     listing = from_columns(columns, splits, request, places, images)
     listing.splits = listing.splits if splits else [name] * len(rows)
-    listing.names = class_names(rows.features[request.label_column])
+    if request.label_column is not None:
+        listing.names = class_names(rows.features[request.label_column])
     return listing
+
+
+def _with_image_column(rows: datasets.Dataset, request: Request) -> datasets.Dataset:
+    """Of images alone, the one column that holds some may be called as it likes: on the Hub nobody can rename it."""
+    found = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+    if request.label_column is None and request.image_column not in rows.column_names and len(found) == 1:
+        return rows.rename_column(found[0], request.image_column)
+    return rows
 
 
 def read(request: Request) -> Listing:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import DataError
-from ..listing import LeftOut, Listing, Reader, Request, image_cells, refuse_columns, tree
-from ..splits import SYNONYMS, UNLABELLED, split_of
+from ..listing import LeftOut, Listing, Reader, Request, Tree, image_cells, refuse_columns, tree
+from ..splits import SYNONYMS, UNLABELLED, split_of, word_without_label
 
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,8 @@ def read(request: Request) -> Listing:
     Raises:
         DataError: images lie in no class folder, or in folders that can be read in two ways.
     """
+    if request.label_column is None:
+        return _all_images(request)
     root, found = request.path, tree(request.path)
     refuse_columns(
         request,
@@ -28,8 +30,7 @@ def read(request: Request) -> Listing:
     )
     all_parts = [file.relative_to(root).parts for file in found.files]
     places = ["/".join(part) for part in all_parts]
-    if not places:
-        raise DataError(f"{request.data!r} holds no images, DICOM files or tables.")
+    _refuse_nothing(places, request.data)
     bare = _without_class(all_parts) if request.unlabelled else set()
     parts = [part for part in all_parts if part not in bare]
     _refuse_loose(parts, found.companions, request.data)
@@ -45,15 +46,33 @@ def read(request: Request) -> Listing:
     if any(split_of(name) == UNLABELLED for name in names):
         logger.warning("%s: the classes are %s: pass unlabelled=True if one is no class.", request.data, names)
     indices = {name: index for index, name in enumerate(names)}
-    companions = [LeftOut(file.relative_to(root).as_posix(), "no image", True) for file in found.companions]
     return Listing(
         image_cells([str(file) for file in found.files], Path.cwd(), places),
         [None if part in bare else indices[part[-2]] for part in all_parts],
         places,
         [_split(part, part in bare, depth) for part in all_parts] if depth == 2 or bare else None,
         names=names,
-        left_out=[*found.left_out, *companions],
+        left_out=_left_out(found, root),
     )
+
+
+def _all_images(request: Request) -> Listing:
+    """Every image, in whatever folder it lies."""
+    root, found = request.path, tree(request.path)
+    places = [file.relative_to(root).as_posix() for file in found.files]
+    _refuse_nothing(places, request.data)
+    cells = image_cells([str(file) for file in found.files], Path.cwd(), places)
+    return Listing(cells, [None] * len(places), places, left_out=_left_out(found, root))
+
+
+def _refuse_nothing(places: Sequence[str], data: str) -> None:
+    if not places:
+        raise DataError(f"{data!r} holds no images, DICOM files or tables.")
+
+
+def _left_out(found: Tree, root: Path) -> list[LeftOut]:
+    companions = [LeftOut(file.relative_to(root).as_posix(), "no image", True) for file in found.companions]
+    return [*found.left_out, *companions]
 
 
 def _without_class(parts: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
@@ -67,10 +86,9 @@ def _is_unlabelled(folders: Sequence[str]) -> bool:
 
 def _split(part: tuple[str, ...], bare: bool, depth: int) -> str:
     """The owner's word for the split of an image."""
-    if not bare:
-        return part[0] if depth == 2 else "train"
-    held = [folder for folder in part[:-1] if split_of(folder) in ("test", "validation")]
-    return (held or [UNLABELLED])[0]
+    if bare:
+        return word_without_label(part[:-1])
+    return part[0] if depth == 2 else "train"
 
 
 def _loose(parts: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:

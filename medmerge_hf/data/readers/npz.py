@@ -37,7 +37,8 @@ def read(request: Request) -> Listing:
     Raises:
         DataError: no such arrays, of other shapes, or of unequal length.
     """
-    refuse_columns(request, "an .npz has arrays of images and labels; its names are fixed, and it has no groups.")
+    if request.label_column is not None:
+        refuse_columns(request, "an .npz has arrays of images and labels; its names are fixed, and it has no groups.")
     found = arrays_of(request.path)
     splits = [key.removesuffix(IMAGES).removesuffix("_") for key in found if key.endswith(IMAGES)]
     if not splits:
@@ -47,7 +48,7 @@ def read(request: Request) -> Listing:
         )
     names = [f"{split}_" if split else "" for split in splits]
     lone = [key for key in found if key.endswith(LABELS) and key.removesuffix(LABELS) not in names]
-    if lone:
+    if lone and request.label_column is not None:
         raise DataError(f"{request.data!r} has {lone[0]}, but no images for them, only {sorted(found)}.")
     listing = concatenate([_split(found, split, request) for split in splits], request.data)
     known = {f"{name}{kind}" for name in names for kind in (IMAGES, LABELS)}
@@ -59,18 +60,21 @@ def _split(found: Mapping[str, np.ndarray], split: str, request: Request) -> Lis
     prefix, where = f"{split}_" if split else "", request.path.name
     key, labels = f"{prefix}{IMAGES}", found.get(f"{prefix}{LABELS}", np.empty(0))
     images = channels_last(found[key], key, where)
-    if request.unlabelled and f"{prefix}{LABELS}" not in found:
+    alone = request.label_column is None
+    if alone or (request.unlabelled and f"{prefix}{LABELS}" not in found):
         labels = np.full(len(images), None)
     count = len(labels) if labels.ndim else 0
     if count != len(images) or not count:
+        some = f"{prefix}{LABELS}" not in found and any(one.endswith(LABELS) for one in found)
         raise DataError(
             f"{where!r}: {key} has {len(images)} entries, {prefix}{LABELS} {count}: each image needs one label"
-            f"{UNLABELLED_HINT if f'{prefix}{LABELS}' not in found and len(found) > 1 else ''}."
+            f"{UNLABELLED_HINT if some else ''}."
         )
     encoded = [_encoded(image) for image in images]
     values: list[Any] = labels.reshape(count, -1).tolist() if labels.ndim > 1 else labels.tolist()
     places = [f"{where} {key}[{index}]" for index in range(count)]
-    return Listing(image_cells(encoded, Path(), places), values, places, [split] * count if split else None)
+    words = [split] * count if split and not alone else None
+    return Listing(image_cells(encoded, Path(), places), values, places, words)
 
 
 def channels_last(images: np.ndarray, key: str, where: str) -> np.ndarray:

@@ -41,7 +41,9 @@ def read(request: Request) -> Listing:
     columns: dict[str, list[Any]] = {name: column.to_pylist() for name, column in rest.items()}
     features = datasets.Features.from_arrow_schema(table.select(splits).schema)
     columns |= {name: in_words(columns[name], features[name]) for name in splits}
-    names, columns[request.label_column] = _labels(table, request.label_column)
+    names = None
+    if request.label_column is not None:
+        names, columns[request.label_column] = _labels(table, request.label_column)
     paths = columns.get(request.image_column, [None] * len(table))
     places = [
         f"{path.name} row {number}" + (f" ({image})" if isinstance(image, str) else "")
@@ -74,9 +76,9 @@ def _labels(table: pa.Table, column: str) -> tuple[list[str] | None, list[Any]]:
         values = table[column].to_pylist()
         order = table[column].unify_dictionaries().chunk(0).dictionary.to_pylist() if len(table) else []
         names = [str(name) for name in order if name in set(values)]
-        if None in values or not all(isinstance(name, str) for name in order):
+        if not all(isinstance(name, str) for name in order):
             return None, values
-        return names, [names.index(value) for value in values]
+        return names, [None if value is None else names.index(value) for value in values]
     features = datasets.Features.from_arrow_schema(table.select([column]).schema)
     return class_names(features[column]), table[column].to_pylist()
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import DataError
-from ..listing import LeftOut, Listing, Reader, Request, concatenate, tree
-from ..splits import split_of
+from ..listing import UNLISTED, LeftOut, Listing, Reader, Request, concatenate, image_cells, tree, with_unlabelled
+from ..splits import UNLABELLED, UNLABELLED_HINT, split_of, word_without_label
 
 
 # The table that `datasets` reads beside images, and the column in which it names them.
@@ -17,8 +17,11 @@ METADATA, FILE_NAME = "metadata", "file_name"
 
 def tables_of(request: Request) -> dict[Path, Reader]:
     """Tables of a folder that have the columns asked for -> their readers."""
-    found = {file: reader for file in tree(request.path).companions if (reader := _reader(file))}
-    return {file: reader for file, reader in found.items() if _lists_images(file, reader, request)}
+    return {file: reader for file, reader in _all_tables(request).items() if _lists_images(file, reader, request)}
+
+
+def _all_tables(request: Request) -> dict[Path, Reader]:
+    return {file: reader for file in tree(request.path).companions if (reader := _reader(file))}
 
 
 def _reader(file: Path) -> Reader | None:
@@ -33,7 +36,8 @@ def _lists_images(file: Path, reader: Reader, request: Request) -> bool:
         present = reader.columns(file) if reader.columns else []
     except DataError:  # a companion that is no table
         return False
-    return request.label_column in present and _image_column(file, present, request) in present
+    asked = [request.label_column or request.group_column, _image_column(file, present, request)]
+    return all(column in present for column in asked if column is not None)
 
 
 def _image_column(file: Path, present: Sequence[str], request: Request) -> str:
@@ -42,11 +46,17 @@ def _image_column(file: Path, present: Sequence[str], request: Request) -> str:
 
 
 def is_table_folder(request: Request) -> bool:
-    """Whether a folder has tables that list images, or nothing but tables."""
+    """Whether a folder has tables that list images, or nothing but tables.
+
+    Images alone are read from tables only where there are no others, or groups are asked for.
+    """
     if not request.path.is_dir():
         return False
     content = tree(request.path)
-    return bool(tables_of(request)) or (not content.files and any(_reader(file) for file in content.companions))
+    of_use = not content.files or request.label_column is not None or request.group_column is not None
+    return (of_use and bool(tables_of(request))) or (
+        not content.files and any(_reader(file) for file in content.companions)
+    )
 
 
 def read(request: Request) -> Listing:
@@ -60,7 +70,18 @@ def read(request: Request) -> Listing:
         first, reader = next((file, reader) for file in content.companions if (reader := _reader(file)))
         return reader.read(dataclasses.replace(request, path=first))
     listing = concatenate([_table(file, reader, request) for file, reader in tables.items()], request.data)
-    listing.left_out += [*content.left_out, *_unlisted(content.files, listing, root)]
+    if request.unlabelled and request.label_column is not None:
+        silent = dataclasses.replace(request, label_column=None, group_column=None)
+        for file, reader in _all_tables(request).items():
+            if file not in tables and _split_of_file(file.relative_to(root)) and _lists_images(file, reader, silent):
+                tables[file] = reader
+                more = _table(file, reader, dataclasses.replace(request, label_column=None))
+                listing = with_unlabelled(listing, more, more.splits or [])
+    missed = _unlisted(content.files, listing, request)
+    if request.unlabelled:
+        listing = with_unlabelled(listing, *_without_label(missed, request))
+        missed = []
+    listing.left_out += [*content.left_out, *(LeftOut(file.relative_to(root).as_posix(), UNLISTED) for file in missed)]
     others = [file for file in content.companions if file not in tables]
     listing.left_out += [LeftOut(file.relative_to(root).as_posix(), "lists no images", True) for file in others]
     return listing
@@ -83,18 +104,36 @@ def _split_of_file(place: Path) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _unlisted(files: Sequence[Path], listing: Listing, root: Path) -> list[LeftOut]:
-    """Images that no table lists."""
+def _unlisted(files: Sequence[Path], listing: Listing, request: Request) -> list[Path]:
+    """Images that no table lists.
+
+    Raises:
+        DataError: it lists none of a whole folder, which is not called unlabelled.
+    """
     if not files:
         return []
     paths = (cell["path"] for cell in listing.images["image"] if cell and cell["bytes"] is None)
     listed = {os.path.realpath(path) for path in paths if path}
     missed = [file for file in files if os.path.realpath(file) not in listed]
     folders = {file.parent for file in missed} - {file.parent for file in files if file not in missed}
-    if folders:
-        empty = sorted(folders)[0].relative_to(root).as_posix()
-        raise DataError(f"No table of {str(root)!r} lists a file of the folder {empty!r}. List them, or take it out.")
-    return [LeftOut(file.relative_to(root).as_posix(), "listed in no table") for file in missed]
+    if request.label_column is None:
+        return missed
+    named = {folder for folder in folders if UNLABELLED in map(split_of, folder.relative_to(request.path).parts)}
+    for folder in sorted(folders - named if request.unlabelled else folders):
+        empty = folder.relative_to(request.path).as_posix()
+        also = UNLABELLED_HINT if folder in named else ", or call it unlabelled" if request.unlabelled else ""
+        raise DataError(
+            f"No table of {str(request.path)!r} lists a file of the folder {empty!r}. List them, or take it out{also}."
+        )
+    return missed
+
+
+def _without_label(files: Sequence[Path], request: Request) -> tuple[Listing, list[str]]:
+    """Images that no table lists, and the words for their splits."""
+    parts = [file.relative_to(request.path).parts for file in files]
+    places = ["/".join(part) for part in parts]
+    cells = image_cells([str(file) for file in files], Path.cwd(), places)
+    return Listing(cells, [None] * len(files), places), [word_without_label(part[:-1]) for part in parts]
 
 
 READER = Reader("folder of tables", read, folder=is_table_folder, rank=1)

@@ -42,6 +42,18 @@ def data_line(data: Mapping[str, Any]) -> str:
     return f"Data set: {data.get('name') or 'not named'} (not on the Hub). Images by class:"
 
 
+def unlabelled_lines(data: Mapping[str, Any]) -> list[str]:
+    """Which images were used without a label."""
+    pool = data.get("unlabelled")
+    if not pool:
+        return []
+    where = pool["from"] or ""
+    name, _, revision = where.partition("@") if "/" in where else ("", "", "")
+    place = f"{page(name, 'datasets/')}{f' at `{revision[:12]}`' if revision else ''}" if name else where
+    told = f", some of them from {place}" if place else ""
+    return [f"{pool['images']} images were used without a label{told}: none of them stands in validation or test"]
+
+
 def left_out_lines(data: Mapping[str, Any]) -> list[str]:
     """What lay there and was not used, a line a reason."""
     return [f"{count} left out: {reason}" for reason, count in sorted(data.get("left_out", {}).items())]

@@ -9,7 +9,7 @@ from ...evaluation.metrics import METRICS
 from ...evaluation.tables import markdown_table
 from ...networks.build import MULTI_LABEL
 from ...sources.reference import source_name
-from .data_card import data_line, in_order, left_out_lines, page, pixel_lines
+from .data_card import data_line, in_order, left_out_lines, page, pixel_lines, unlabelled_lines
 from .licenses import merged_license
 from .record import METHOD, method_name
 from .reproduce import USUAL, merge_call, merge_settings, own_fields
@@ -157,7 +157,7 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
         "figure": FIGURE,
         "data_line": data_line(data),
         "data_table": _markdown(data_rows(data, config.id2label.values())),
-        "data_notes": [*pixel_lines(data), *left_out_lines(data)],
+        "data_notes": [*pixel_lines(data), *unlabelled_lines(data), *left_out_lines(data)],
         "multi_label": multi_label,
         "kind": "labels, of which an image may have several" if multi_label else "classes",
         "labels_table": _markdown(labels_rows(results, config.id2label.values())),

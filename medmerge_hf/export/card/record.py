@@ -61,6 +61,8 @@ def record_data(config: MedMergeConfig, target: Any) -> None:
     origin = {"name": target.name, "hub_id": target.hub_id, "revision": target.revision}
     if target.pixel_rule:
         origin["pixel_rule"] = target.pixel_rule
+    if target.unlabelled is not None:
+        origin["unlabelled"] = {"images": len(target.unlabelled), "from": target.unlabelled_from}
     origin["left_out"] = dict(Counter(PATH.sub("...", reason) for _, reason in target.left_out))
     config.record = {**config.record, "data": {**origin, "splits": splits, "images": images}}
 

@@ -27,6 +27,8 @@ def data_rows(data: Mapping[str, Any], classes: Iterable[str]) -> Table:
         for split in in_order(splits, SPLITS)
         for counts in [splits[split]]
     ]
+    if pool := data.get("unlabelled"):
+        rows.append(["without a label", *("" for _ in names), str(pool["images"])])
     return ["split", *names, "all"], rows
 
 

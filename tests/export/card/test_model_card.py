@@ -188,6 +188,24 @@ def test_the_card_says_what_was_left_out_and_how_pixels_were_scaled(model):
     assert "left out" not in render_card(model.config, "merged")
 
 
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [(None, ":"), ("scans", ", some of them from scans:"), ("org/pool@0123456789abcdef", "`0123456789ab`:")],
+)
+def test_the_card_counts_images_without_a_label(model, source, told):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = datasets.Dataset.from_dict({"image": [Image.new("L", (4, 4))] * 2, "label": [0, 1]}, features=features)
+    target = Target({"train": rows})
+    target.unlabelled, target.unlabelled_from = rows.select_columns(["image"]), source
+    record_data(model.config, target)
+    text = render_card(model.config, "merged")
+    assert re.search(r"\| without a label +\| *\| *\| +2 \|", text)
+    note = next(line for line in text.splitlines() if "were used without a label" in line)
+    assert note.startswith("- 2 images were used without a label")
+    assert f"{told} none of them stands in validation or test." in note
+    assert ("(https" in note or "(http" in note) == (source is not None and "/" in source)
+
+
 def test_the_card_of_several_labels_names_each_and_its_figures(images, tmp_path):
     names = {0: "effusion", 1: "nodule"}
     model = MedMergeModel.from_sources(
