@@ -199,7 +199,7 @@ def test_the_card_counts_images_without_a_label(model, source, told):
     target.unlabelled, target.unlabelled_from = rows.select_columns(["image"]), source
     record_data(model.config, target)
     text = render_card(model.config, "merged")
-    assert re.search(r"\| without a label +\| *\| *\| +2 \|", text)
+    assert re.search(r"\| without a label +\| *\| *\| +2 +\|", text)
     note = next(line for line in text.splitlines() if "were used without a label" in line)
     assert note.startswith("- 2 images were used without a label")
     assert f"{told} none of them stands in validation or test." in note
