@@ -39,6 +39,7 @@ PLACES = [
     (IMAGES, "torch.utils.data.dataloader", "_BaseDataLoaderIter.__next__"),
     (LOOKS, "transformers.trainer", "Trainer.evaluation_loop"),
     (COLLAPSE, "medmerge_hf.modeling_medmerge", "MedMergeModel.collapse"),
+    (COLLAPSE, "medmerge_hf.networks.batch_norm", "recalibrate_batch_norm"),  # of averages, as of a collapse
     ("statistics", "medmerge_hf.training.trainer", "MedMergeTrainer.record_results"),
     ("statistics", "medmerge_hf.trainer", "MedMergeTrainer.record_results"),
     ("checkpoints and export", "transformers.trainer", "Trainer._save_checkpoint"),

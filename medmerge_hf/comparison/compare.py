@@ -26,7 +26,7 @@ from ..runs.config import read_options
 from ..runs.settings import find_settings, section_rules
 from .options import ComparisonOptions, SectionOptions, SettingOptions
 from .plan import SECTION, Plan
-from .registry import of_all
+from .registry import METHODS
 from .report.page import write_report
 from .report.rows import alikeness, collect, promises
 from .run_store import RunStore
@@ -74,8 +74,10 @@ def check_section(section: Any, problems: Problems) -> None:
     if not isinstance(section, Mapping):
         problems.value(SECTION, section, "a mapping")
         return
-    rules = {method.options: Rule(dict) for method in of_all() if method.options} | section_rules(SectionOptions)
-    rules["methods"] = Rule(list[str], [method.name for method in of_all()])
+    rules = {method.options: Rule(dict) for method in METHODS.values() if method.options} | section_rules(
+        SectionOptions
+    )
+    rules["methods"] = Rule(list[str], list(METHODS))
     check_names(section, [f"{SECTION}.{name}" for name in rules], problems, f"{SECTION}.")
     found = check_values(section, rules, problems, f"{SECTION}.")
     below = {name: rules[name] for name in section_rules(SettingOptions)}

@@ -17,7 +17,8 @@ from ..modeling_medmerge import MedMergeModel
 from ..networks.batch_norm import recalibrate_batch_norm
 from ..runs.build import make_model, make_single, target_images
 from ..runs.settings import Settings
-from ..runs.stages import eval_transform, make_trainer
+from ..runs.stages import eval_transform, make_trainer, whole_arguments
+from ..training.distillation import Teachers
 from ..training.trainer import MedMergeTrainer
 from .run_store import Outcome
 
@@ -27,6 +28,8 @@ IMAGES = 128  # of the target, for statistics
 PASSES = 2  # over the augmented training images, for statistics that nothing trains any more
 
 SPLITS = ("validation", "test")
+
+COPIES = 1000  # how far the seeds of further networks of one run lie apart
 
 State = dict[str, torch.Tensor]
 
@@ -66,17 +69,14 @@ class Job:
     target: Any
     earlier: Mapping[str, Sequence[Outcome]] = dataclasses.field(default_factory=dict)
 
-    def trainer(self, model: MedMergeModel, stage: str) -> MedMergeTrainer:
-        """For `merge`, `finetune`, or `both` with the epochs of both."""
+    def trainer(self, model: MedMergeModel, stage: str, teachers: Teachers | None = None) -> MedMergeTrainer:
+        """For `merge`, `finetune`, or `both` with the epochs of both; with what the model learns from, if anything."""
         settings = self.settings
-        args = copy.copy(settings.merge if stage == "merge" else settings.finetune)
+        args = whole_arguments(settings) if stage == "both" else copy.copy(getattr(settings, stage))
         keep_best = args.load_best_model_at_end
         args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
-        if stage == "both":
-            args.num_train_epochs += settings.merge.num_train_epochs
-            args.max_steps += max(settings.merge.max_steps, 0)  # -1 in both where epochs count
         set_seed(settings.run.seed)
-        trainer = make_trainer(model, self.target, settings, args)
+        trainer = make_trainer(model, self.target, settings, args, teachers)
         if keep_best:
             trainer.add_callback(KeepBest())
         return trainer
@@ -91,9 +91,18 @@ class Job:
         trainer: MedMergeTrainer,
         states: Mapping[str, State] | None = None,
         splits: Sequence[str] = SPLITS,
+        steps: int = 0,
         **notes: Any,
     ) -> Outcome:
-        """What a trained model predicts."""
+        """What a trained model predicts.
+
+        Args:
+            trainer: with the model.
+            states: that other methods start from.
+            splits: that it predicts.
+            steps: gradient steps that were taken before, whoever took them.
+            notes: of the outcome.
+        """
         transform = eval_transform(trainer.model)
         splits = [split for split in splits if split in self.target]
         found = {split: trainer.predict(ImageDataset(self.target[split], transform)) for split in splits}
@@ -101,7 +110,8 @@ class Job:
         probabilities = {split: link(output.predictions) for split, output in found.items()}
         labels = {split: np.asarray(output.label_ids) for split, output in found.items()}
         names = self.target.classes
-        return Outcome(probabilities, labels, dict(states or {}), {**notes, "classes": names})
+        notes |= {"classes": names, "steps": steps + trainer.state.global_step}
+        return Outcome(probabilities, labels, dict(states or {}), notes)
 
     def of_state(self, state: State, splits: Sequence[str] = SPLITS, **notes: Any) -> Outcome:
         """What given weights predict, BatchNorm statistics re-estimated on training images.
@@ -118,16 +128,35 @@ class Job:
         """Macro F1 of given weights on validation."""
         return validation_f1(self.of_state(state, splits=("validation",)))
 
-    def single(self) -> MedMergeModel:
-        """The first source with a new head."""
+    def single(self, place: int = 0) -> MedMergeModel:
+        """One of the sources, the first by default, with a new head."""
         set_seed(self.settings.run.seed)
-        return make_single(self.settings.source.sources[0], self.settings, self.target)
+        return make_single(self.settings.source.sources[place], self.settings, self.target)
+
+    def trained(self, state: State, place: int) -> MedMergeModel:
+        """What training made of one of the sources."""
+        model = self.single(place)
+        model.network.load_state_dict(state)
+        return model
+
+    def again(self, number: int) -> "Job":
+        """The same on the same images with another head, order and augmentation."""
+        settings = self.settings
+        run, merge, finetune = copy.copy(settings.run), copy.copy(settings.merge), copy.copy(settings.finetune)
+        run.seed = merge.seed = finetune.seed = run.seed + COPIES * number
+        settings = dataclasses.replace(settings, run=run, merge=merge, finetune=finetune)
+        return dataclasses.replace(self, settings=settings)
 
     def merging(self, **options: Any) -> MedMergeModel:
         """The sources attached, with other options of theirs."""
         set_seed(self.settings.run.seed)
         source = dataclasses.replace(self.settings.source, **options)
         return make_model(dataclasses.replace(self.settings, source=source), self.target)
+
+
+def steps_of(outcomes: Sequence[Outcome]) -> int:
+    """Gradient steps behind several outcomes."""
+    return sum(outcome.notes["steps"] for outcome in outcomes)
 
 
 def weights_of(model: MedMergeModel) -> State:
@@ -140,8 +169,8 @@ def validation_f1(outcome: Outcome) -> float:
     return outcome.scores("validation")["macro_f1"]
 
 
-def train(job: Job, model: MedMergeModel, stage: str = "both") -> Outcome:
+def train(job: Job, model: MedMergeModel, stage: str = "both", steps: int = 0) -> Outcome:
     """What a model predicts after a stage, or after one with the epochs of both."""
     trainer = job.trainer(model, stage)
     trainer.train()
-    return job.outcome(trainer)
+    return job.outcome(trainer, steps=steps)

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import SettingsError
 from ..runs.options import STAGES
 from . import methods as methods  # all of them are registered
-from .registry import METHODS, of_all
+from .registry import METHODS, of_all, of_each
 from .run_store import RunStore
 
 
@@ -26,6 +26,7 @@ class Setting:
         options: of `train.py`.
         ordered: names of the classes as grades, or whether they are grades as they stand.
         methods: of all sources.
+        ways: of one source, each of them with every source.
         fraction: share of the labels, where there are several.
     """
 
@@ -34,6 +35,7 @@ class Setting:
     options: dict[str, Any]
     ordered: tuple[str, ...] | bool = False
     methods: tuple[str, ...] = ()
+    ways: tuple[str, ...] = ()
     fraction: float | None = None
 
     @property
@@ -68,16 +70,27 @@ def settings_of(options: Mapping[str, Any]) -> list[Setting]:
             if target in sources.get("skip", ()):
                 continue
             own = {key: value for key, value in {**data, **sources}.items() if key not in NOT_OPTIONS}
-            known = [method.name for method in of_all()]
-            chosen = tuple(sources.get("methods") or section.get("methods") or known)
+            methods, ways = chosen_methods(sources.get("methods") or section.get("methods") or ())
             grades = data.get("ordered", section.get("ordered", False))
             ordered = tuple(grades) if isinstance(grades, list) else bool(grades)
-            if unknown := set(chosen) - set(known):
-                raise SettingsError(f"Unknown methods {sorted(unknown)}; there are {', '.join(known)}.")
             for fraction in data.get("label_fractions") or section.get("label_fractions") or [None]:
                 share = {} if fraction is None else {"label_fraction": fraction}
-                found.append(Setting(target, merge, overlay(shared, {**own, **share}), ordered, chosen, fraction))
+                whole = overlay(shared, {**own, **share})
+                found.append(Setting(target, merge, whole, ordered, methods, ways, fraction))
     return found
+
+
+def chosen_methods(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Methods of all sources, and of one, among those that a config names; all of a kind of which it names none.
+
+    Raises:
+        SettingsError: a name is no method's.
+    """
+    if unknown := set(names) - set(METHODS):
+        raise SettingsError(f"Unknown methods {sorted(unknown)}; there are {', '.join(METHODS)}.")
+    kinds = [[one.name for one in of_all()], [one.name for one in of_each()]]
+    methods, ways = (tuple(name for name in kind if name in names) or tuple(kind) for kind in kinds)
+    return methods, ways
 
 
 @dataclasses.dataclass

@@ -10,7 +10,6 @@ from accelerate.state import PartialState
 
 from ..runs.progress import Line, in_words, open_line
 from .plan import Plan
-from .registry import METHODS, of_each
 
 
 class Progress:
@@ -85,10 +84,10 @@ def planned_runs(plan: Plan) -> Iterator[tuple[dict[str, Any], tuple[str, str]]]
     for setting in plan.settings:
         for seed in plan.seeds:
             for source in setting.sources():
-                for method in of_each():
-                    yield plan.key(setting, method.name, seed, source), (method.name, setting.target)
+                for name in setting.ways:
+                    yield plan.key(setting, name, seed, source), (name, setting.target)
             for name in setting.methods:
-                yield plan.key(setting, METHODS[name].name, seed), (name, setting.target)
+                yield plan.key(setting, name, seed), (name, setting.target)
 
 
 @contextmanager

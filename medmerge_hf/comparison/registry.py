@@ -26,13 +26,14 @@ class Method:
         name: in configs, tables and the folder of kept runs.
         run: what it does.
         each: it takes each source alone, and every comparison has it; otherwise all sources, where a config says so.
-        needs: methods of single sources that it starts from; it finds their outcomes in `job.earlier`, of its own
-            source where it takes one, of every source where it takes all.
+        needs: methods that it starts from; it finds their outcomes in `job.earlier`: of those of a single source that
+            of its own, or of every source where it takes all.
         options: name of a mapping in the config's section `compare` whose options are put on top of the run's.
         tries_rates: `--trials` lets it try learning rates; not where it takes trained networks as they are.
         predicts: its outcome is predictions, a row of the tables.
         usual: what is usually done with one source, for the row of the usual training.
-        control: it is a control of the best form of MedMerge; what a comparison with it tells.
+        control: what a comparison with it tells, where it is a control of another method.
+        of: that method.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Method:
     predicts: bool = True
     usual: bool = False
     control: str = ""
+    of: str = ""
 
 
 METHODS: dict[str, Method] = {}
@@ -86,12 +88,12 @@ def check_needs() -> None:
     """Whether every method that another one needs is there.
 
     Raises:
-        SettingsError: it is not, or it takes all sources.
+        SettingsError: it is not, or it takes all sources and the other one.
     """
-    known = {found.name for found in of_each()}
     for found in METHODS.values():
+        known = {one.name for one in (of_each() if found.each else METHODS.values())}
         if missing := [need for need in found.needs if need not in known]:
+            kind = "method of a single source" if found.each else "method"
             raise SettingsError(
-                f"{found.name!r} needs {missing[0]!r}, which is no method of a single source; there are "
-                f"{', '.join(sorted(known))}."
+                f"{found.name!r} needs {missing[0]!r}, which is no {kind}; there are {', '.join(sorted(known))}."
             )

@@ -27,7 +27,8 @@ class Outcome:
         probabilities: split -> `[N, K]`.
         labels: split -> `[N]`.
         states: name -> state dict, of what other methods start from.
-        notes: anything else worth a line: the kernel weights' shares, what was chosen on validation.
+        notes: anything else worth a line: the kernel weights' shares, what was chosen on validation; `steps`, the
+            gradient steps of all networks behind it; once it was kept, the `seconds` that it took by itself.
     """
 
     probabilities: dict[str, np.ndarray]
@@ -102,7 +103,8 @@ class RunStore:
         with np.load(place / PREDICTIONS) as arrays:
             parts = {kind: _of(arrays, kind) for kind in ("probabilities", "labels")}
         files = sorted(place.glob("*.safetensors")) if states else []
-        notes = json.loads((place / RECORD).read_text())["notes"]
+        record = json.loads((place / RECORD).read_text())
+        notes = {**record["notes"], "seconds": record["seconds"]}
         return Outcome(**parts, states={file.stem: load_file(file) for file in files}, notes=notes)
 
 

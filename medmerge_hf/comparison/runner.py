@@ -19,7 +19,7 @@ from ..sources.reference import stated_name
 from .job import Job, validation_f1
 from .plan import Plan, Setting, overlay
 from .progress import Progress, progress_of
-from .registry import METHODS, Method, of_each
+from .registry import METHODS, Method
 from .run_store import Outcome
 
 
@@ -53,8 +53,8 @@ class Group:
         """Run what is not done yet."""
         for setting in (s for s in self.plan.settings if s.target == self.target):
             for source in setting.sources():
-                for method in of_each():
-                    self.run_once(setting, method, source)
+                for name in setting.ways:
+                    self.run_once(setting, METHODS[name], source)
             for name in setting.methods:
                 self.run_once(setting, METHODS[name])
 
@@ -70,7 +70,7 @@ class Group:
         if agreed(self.plan.runs.has(key)):
             return
         for need in method.needs:
-            for each in self._taken(setting, source):
+            for each in self._taken(setting, need, source):
                 self.run_once(setting, METHODS[need], each)
         what = method.name if source is None else f"{stated_name(source)}, {method.name}"
         if self.progress is not None:
@@ -86,7 +86,10 @@ class Group:
         if self.progress is not None:
             self.progress.end()
 
-    def _taken(self, setting: Setting, source: Any) -> list[Any]:
+    def _taken(self, setting: Setting, need: str, source: Any) -> list[Any]:
+        """The sources of which a method needs another one's outcome; `None` for that of all of them."""
+        if not METHODS[need].each:
+            return [None]
         return setting.sources() if source is None else [source]
 
     def _best_of_trials(self, setting: Setting, method: Method, key: Mapping[str, Any], source: Any) -> Outcome:
@@ -122,7 +125,7 @@ class Group:
             return outcome
 
     def _kept(self, setting: Setting, name: str, source: Any) -> list[Outcome]:
-        keys = [self.plan.key(setting, name, self.seed, each) for each in self._taken(setting, source)]
+        keys = [self.plan.key(setting, name, self.seed, each) for each in self._taken(setting, name, source)]
         return [self.plan.runs.load(key, states=True) for key in keys]
 
     def _load(self, settings: Settings) -> Any:

@@ -136,6 +136,10 @@ class DataOptions:
     class_weights: bool = dataclasses.field(
         default=False, metadata=about("Weigh the classes in the loss so that each counts the same.")
     )
+    class_priors: bool = dataclasses.field(
+        default=False,
+        metadata=about("Add the log frequencies of the classes to the logits in the loss (balanced softmax)."),
+    )
     validation_fraction: float = dataclasses.field(
         default=0.2,
         metadata=about(
@@ -171,6 +175,14 @@ class RunOptions:
     """The run as a whole."""
 
     output_dir: str = dataclasses.field(default="", metadata=about("Export, results and checkpoints go here."))
+    method: str = dataclasses.field(
+        default="merge",
+        metadata=about(
+            "merge: both stages. auto: fine-tune every source too, weigh them on validation, and let them teach the "
+            "merge, on images without labels too; or the best source alone, where that is clearly better.",
+            ("merge", "auto"),
+        ),
+    )
     seed: int = dataclasses.field(default=0, metadata=about("Of splits, head, order and augmentation.", SEED))
     export_dtype: str = dataclasses.field(
         default="float32", metadata=about("Of the exported weights.", ("float32", "bfloat16", "float16"))

@@ -208,12 +208,13 @@ def planned_stages(settings: Settings, images: int) -> dict[str, int]:
         settings: of the run.
         images: for training.
     """
-    folders = [""] + [f"alone/{i}/" for i in range(len(settings.source.sources))] * settings.run.sources_alone
-    return {
-        stage_title(Path(f"{folder}{stage}")): stage_steps(getattr(settings, stage), images)
-        for folder in folders
-        for stage in STAGES
-    }
+    steps = {stage: stage_steps(getattr(settings, stage), images) for stage in STAGES}
+    merge = {stage_title(Path(stage)): steps[stage] for stage in STAGES}
+    places = range(len(settings.source.sources))
+    if settings.run.method == "auto":  # every source first, as long as both stages
+        return {stage_title(Path(f"teachers/{place}/finetune")): sum(steps.values()) for place in places} | merge
+    alone = [Path(f"alone/{place}/{stage}") for place in places for stage in STAGES] * settings.run.sources_alone
+    return merge | {stage_title(folder): steps[folder.name] for folder in alone}
 
 
 def stage_steps(args: Any, images: int) -> int:

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import datasets
 import numpy as np
@@ -94,7 +95,17 @@ def rank_sources(settings: Settings) -> Ranking:
         DataError: a class has a single training image.
         SourceError: a source that cannot be read, or is of another architecture.
     """
-    target, seed = load_data(settings), settings.run.seed
+    return rank_target(settings, load_data(settings))
+
+
+def rank_target(settings: Settings, target: Any) -> Ranking:
+    """As [`rank_sources`], on a target that is loaded.
+
+    Args:
+        settings: of the run.
+        target: the data set.
+    """
+    seed = settings.run.seed
     found = [training_features(make_single(one, settings, target), target, seed) for one in settings.source.sources]
     features, labels = [own for own, _ in found], found[0][1]
     names = [stated_name(source) for source in settings.source.sources]

@@ -25,9 +25,10 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.page import Grid, Section, render_page
 from ..export.card.data_card import in_order, pixel_lines
 from ..export.card.kernel_plot import draw_kernel_weights
-from ..export.card.record import METHOD
+from ..export.card.record import method_name
 from ..export.card.tables import (
     Table,
+    choice_rows,
     data_rows,
     labels_rows,
     metric_title,
@@ -53,8 +54,8 @@ def run_page(folder: Path, config: MedMergeConfig, weights: Any) -> str:
 
     Args:
         folder: of the run, with the histories of its stages and `all_results.json`.
-        config: of the merged model, with its record.
-        weights: of [`MedMergeModel.kernel_weights`].
+        config: of the exported model, with its record.
+        weights: of [`MedMergeModel.kernel_weights`]; not looked at where nothing was merged.
 
     Returns:
         One file with everything in it.
@@ -62,7 +63,7 @@ def run_page(folder: Path, config: MedMergeConfig, weights: Any) -> str:
     record = config.record
     figures = json.loads((folder / "all_results.json").read_text())
     histories = {stage: _history(folder / stage / HISTORY) for stage in STAGES}
-    row = next((row for row in record.get("results", [])[::-1] if row["method"] == METHOD), None)
+    row = next((row for row in record.get("results", [])[::-1] if row["method"] == method_name(config)), None)
     names = [source_name(source) for source in config.sources]
     architecture = config.network.get("architecture") or config.network.get("model_type")
     sections = [
@@ -76,12 +77,8 @@ def run_page(folder: Path, config: MedMergeConfig, weights: Any) -> str:
                 Grid("What each stage was told", *training_rows(record.get("training", {})), folded=True),
             ],
         ),
-        Section(
-            "Kernel weights by depth",
-            ["How much of each other source the merge took, layer by layer; 0 is the anchor."],
-            [draw_kernel_weights(weights)],
-            [Grid("Mean and standard deviation by block", *weights_rows(record.get("kernel_weights", {}), names))],
-        ),
+        *(_merge(record, weights, names) if len(names) > 1 else ()),
+        *(_choice(record["choice"]) if "choice" in record else ()),
         _sources(config),
         _data(config),
         Section(
@@ -90,8 +87,21 @@ def run_page(folder: Path, config: MedMergeConfig, weights: Any) -> str:
             code=record.get("recipe", "").strip(),
         ),
     ]
-    told = f"{architecture} for {len(config.id2label)} classes, merged from {', '.join(names)}."
+    made = "merged" if len(names) > 1 else "fine-tuned"
+    told = f"{architecture} for {len(config.id2label)} classes, {made} from {', '.join(names)}."
     return render_page(f"Run {folder.absolute().name}", sections, told)
+
+
+def _merge(record: Mapping[str, Any], weights: Any, names: Sequence[str]) -> list[Section]:
+    table = Grid("Mean and standard deviation by block", *weights_rows(record.get("kernel_weights", {}), names))
+    told = "How much of each other source the merge took, layer by layer; 0 is the anchor."
+    return [Section("Kernel weights by depth", [told], [draw_kernel_weights(weights)], [table])]
+
+
+def _choice(choice: Mapping[str, Any]) -> list[Section]:
+    told = ["Every source was fine-tuned as many steps as the merge, and taught it.", choice["advice"]]
+    exported = f"Exported: {choice['exported']}."
+    return [Section("How it was chosen", [*told, exported], tables=[Grid("Candidates", *choice_rows(choice))])]
 
 
 def _history(file: Path) -> list[dict[str, Any]]:
@@ -144,7 +154,7 @@ def _counted(config: MedMergeConfig, row: Mapping[str, Any]) -> list[Section]:
         drawn = [draw_counts(names, counts)] if len(names) <= DRAWN else []
         table = Grid("Mistakes, the most frequent first", ["true", "predicted", "images"], lines)
         confusion = Section("Confusion", [f"Of {where}."], drawn, [table])
-    own = [r for r in config.record["results"] if r["method"] == METHOD and r["split"] == row["split"]]
+    own = [r for r in config.record["results"] if r["method"] == row["method"] and r["split"] == row["split"]]
     curves = {r["after"]: r["reliability"] for r in own}
     header = ["stage", "mean probability", "share that is right", "images"]
     lines = [[after, f"{p:.3f}", f"{right:.3f}", str(n)] for after, points in curves.items() for p, right, n in points]

@@ -115,7 +115,7 @@ def find_settings(raw: Mapping[str, Any], problems: Problems, fewest_sources: in
     source.sources = [_source(f"sources[{place}]", one, problems) for place, one in enumerate(source.sources)]
     _check_sources(source, fewest_sources, problems)
     _check_data(data, problems)
-    _check_run(run, problems)
+    _check_run(run, source, problems)
     made = {stage: _arguments(stage, given, run, problems) for stage, given in stages.items()}
     if len(problems) > before:
         return None
@@ -193,16 +193,22 @@ def _check_data(data: DataOptions, problems: Problems) -> None:
         problems.value("crop_scale", data.crop_scale, "the smaller share first")
     if data.dicom_window is not None and not (len(data.dicom_window) == 2 and data.dicom_window[1] > 0):
         problems.value("dicom_window", data.dicom_window, "a centre and a width above 0")
+    if data.class_weights and data.class_priors:
+        problems.append("class_weights, class_priors: both make up for classes of unequal size: take one of them.")
+    if data.multi_label and data.class_priors:
+        problems.append("class_priors: has no effect where an image may have several labels; take class_weights.")
     for name in ("image_column", "label_column"):
         if not getattr(data, name):
             problems.value(name, "", "the name of a column")
 
 
-def _check_run(run: RunOptions, problems: Problems) -> None:
+def _check_run(run: RunOptions, source: SourceOptions, problems: Problems) -> None:
     check_integrations("report_to", run.report_to, problems)
     run.output_dir = os.path.expanduser(run.output_dir)
     if run.output_dir and (why := _why_not_writable(Path(run.output_dir))):
         problems.value("output_dir", run.output_dir, f"a folder to write into ({why})")
+    if run.method == "auto" and len(source.init) > 1:
+        problems.value("init", source.init, "one number where method=auto chooses the anchor")
     if run.push_to_hub:
         _check_hub(run, problems)
 

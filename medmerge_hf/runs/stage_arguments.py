@@ -56,6 +56,8 @@ ALLOWED: dict[str, Any] = {
     **dict.fromkeys(("warmup_steps", "kernel_l2", "max_grad_norm", "eval_delay"), Range(0, 10**9)),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), SHARE),
     "dataloader_num_workers": Range(0, 1024),
+    "distillation_weight": Range(0, 1),
+    "distillation_temperature": Range(0, 10**3, open_low=True),
     "num_train_epochs": Range(0, 10**6, open_low=True),
     "max_steps": Range(1, 10**9, also=-1),
     "seed": SEED,

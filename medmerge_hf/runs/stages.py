@@ -1,5 +1,6 @@
 """The stages of a run: a trainer for each, merge, fine-tuning, the sources alone; what each leaves to go on from."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from ..export.card.record import record_data
 from ..modeling_medmerge import MedMergeModel
 from ..networks.preprocessing import resolve_preprocessing
 from ..training.checkpoints import last_checkpoint
-from ..training.losses import TaskLoss, balanced_weights
+from ..training.distillation import MixedImages, Teachers
+from ..training.losses import TaskLoss, balanced_weights, log_priors
 from ..training.single_source import freeze_backbone
 from ..training.trainer import MedMergeTrainer
+from ..training.training_args import MedMergeTrainingArguments
 from .build import make_model, make_single
 from .progress import follow
 from .run_folder import keep_history, write_json
@@ -23,27 +26,52 @@ from .settings import Settings
 from .stage_arguments import fresh_accelerator
 
 
-def make_trainer(model: MedMergeModel, target: Any, settings: Settings, args: TrainingArguments) -> MedMergeTrainer:
-    """A trainer for one stage on the target's training and validation images."""
+def make_trainer(
+    model: MedMergeModel,
+    target: Any,
+    settings: Settings,
+    args: TrainingArguments,
+    teachers: Teachers | None = None,
+) -> MedMergeTrainer:
+    """A trainer for one stage on the target's training and validation images.
+
+    Args:
+        model: that is trained.
+        target: the data set.
+        settings: of the run.
+        args: of the stage.
+        teachers: what the model learns from beside the labels, on the target's images without labels too, mixed.
+    """
     fresh_accelerator()
     if settings.run.channels_last:
         model.to(memory_format=torch.channels_last)
     pixels = resolve_preprocessing(model)
     augment = pixels.train_transform(settings.data.crop_scale, settings.data.color_jitter)
-    patience, loss = settings.run.patience, None
-    if settings.data.class_weights:
-        loss = TaskLoss(balanced_weights(target["train"]["label"], len(target.classes)))
+    patience = settings.run.patience
+    pool = None
+    if teachers is not None:
+        pool = MixedImages(ImageDataset(target.unlabelled or target["train"], augment))
     trainer = MedMergeTrainer(
         model=model,
         args=args,
         train_dataset=ImageDataset(target["train"], augment),
         eval_dataset=ImageDataset(target["validation"], pixels.eval_transform),
         compute_metrics=make_compute_metrics(model.config.num_labels, target.multi_label),
-        compute_loss_func=loss,
+        compute_loss_func=_loss(target, settings),
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+        teachers=teachers,
+        unlabelled_dataset=pool,
     )
     follow(trainer)
     return trainer
+
+
+def _loss(target: Any, settings: Settings) -> TaskLoss | None:
+    """What makes up for classes of unequal size, if the settings ask for it."""
+    labels, count = target["train"]["label"], len(target.classes)
+    if settings.data.class_weights:
+        return TaskLoss(balanced_weights(labels, count))
+    return TaskLoss(priors=log_priors(labels, count)) if settings.data.class_priors else None
 
 
 def eval_transform(model: Any) -> Any:
@@ -72,8 +100,16 @@ def evaluate(trainer: MedMergeTrainer, target: Any, prefix: str, record: int = 0
     return {key: value for key, value in figures.items() if "per_second" not in key and key != "epoch"}
 
 
+def whole_arguments(settings: Settings) -> MedMergeTrainingArguments:
+    """Arguments of a single stage that trains as long as both together."""
+    args, merge = copy.copy(settings.finetune), settings.merge
+    args.num_train_epochs += merge.num_train_epochs
+    args.max_steps += max(merge.max_steps, 0)  # -1 in both where epochs count
+    return args
+
+
 def merge_and_finetune(
-    target: Any, settings: Settings, record: int = 0, resume: bool = False
+    target: Any, settings: Settings, record: int = 0, resume: bool = False, teachers: Teachers | None = None
 ) -> tuple[MedMergeModel, dict[str, float]]:
     """Both stages of a merge.
 
@@ -82,6 +118,7 @@ def merge_and_finetune(
         settings: of the run.
         record: see [`evaluate`].
         resume: go on from the checkpoints in the output folders, where there are some.
+        teachers: that both stages learn from.
 
     Returns:
         The model, fine-tuned, and its figures after each stage.
@@ -89,22 +126,24 @@ def merge_and_finetune(
     after_merge = Path(settings.run.output_dir) / "after_merge.json"
     checkpoint = last_checkpoint(settings.finetune.output_dir) if resume and after_merge.is_file() else None
     if checkpoint is None:
-        model, figures = merge(target, settings, record, resume)
+        model, figures = merge(target, settings, record, resume, teachers)
         if settings.merge.should_save:
             write_json(after_merge, figures)
     else:
         model, figures = MedMergeModel.from_pretrained(checkpoint), json.loads(after_merge.read_text())
-    trainer = make_trainer(model, target, settings, settings.finetune)
+    trainer = make_trainer(model, target, settings, settings.finetune, teachers)
     trainer.train(resume_from_checkpoint=checkpoint)
     keep_history(trainer)
     return model, figures | evaluate(trainer, target, "finetuned", record)
 
 
-def merge(target: Any, settings: Settings, record: int, resume: bool) -> tuple[MedMergeModel, dict[str, float]]:
+def merge(
+    target: Any, settings: Settings, record: int, resume: bool, teachers: Teachers | None = None
+) -> tuple[MedMergeModel, dict[str, float]]:
     """The merge stage alone; the model comes back collapsed."""
     model = make_model(settings, target)
     record_data(model.config, target)
-    trainer = make_trainer(model, target, settings, settings.merge)
+    trainer = make_trainer(model, target, settings, settings.merge, teachers)
     trainer.train(resume_from_checkpoint=last_checkpoint(settings.merge.output_dir) if resume else None)
     keep_history(trainer)
     trainer.collapse()

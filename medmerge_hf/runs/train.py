@@ -20,6 +20,8 @@ from ..export.card.record import METHOD
 from ..export.folder import add_page
 from ..export.upload import push_export
 from ..modeling_medmerge import MedMergeModel
+from ..sources.reference import SourceReference
+from .auto import auto
 from .build import choose_sources, load_data
 from .config import read_options
 from .progress import followed
@@ -36,9 +38,10 @@ def _at_revision(given: Any, found: Mapping[str, Any]) -> Any:
 
 def exact_revisions(model: MedMergeModel, target: Any, settings: Settings) -> dict[str, Any]:
     """The sources and the data set as options, at the commits that were used."""
+    used = {found["id"]: found for found in model.config.sources if found["revision"]}
     sources = [
-        _at_revision(given, found) if found["revision"] else given
-        for found, given in zip(model.config.sources, settings.options["sources"], strict=True)
+        _at_revision(given, used[name]) if (name := SourceReference.parse(given).id) in used else given
+        for given in settings.options["sources"]
     ]
     return {"sources": sources} | ({"data_revision": target.revision} if target.revision else {})
 
@@ -53,9 +56,13 @@ def run(settings: Settings) -> dict[str, float]:
     target = load_data(settings)
     settings = choose_sources(settings, target)
     set_seed(settings.run.seed)
+    chooses = settings.run.method == "auto"
     with followed(settings, len(target["train"])):
-        model, figures = merge_and_finetune(target, settings, settings.run.resamples, resume=True)
-        if settings.run.sources_alone:
+        if chooses:
+            model, figures = auto(target, settings, resume=True)
+        else:
+            model, figures = merge_and_finetune(target, settings, settings.run.resamples, resume=True)
+        if settings.run.sources_alone and not chooses:
             results = [row for row in model.config.record["results"] if row["method"] == METHOD]
             model.config.record = {**model.config.record, "results": results + train_alone(target, settings)}
     if settings.finetune.should_save:
@@ -63,7 +70,8 @@ def run(settings: Settings) -> dict[str, float]:
         model.config.record = {**model.config.record, "recipe": recipe_of(settings, exact)}
         write_json(folder / "all_results.json", figures)
         model.save_pretrained(folder, dtype=settings.run.export_dtype)
-        add_page(folder, run_page(folder, model.config, model.kernel_weights()))
+        weights = model.kernel_weights() if len(model.config.sources) > 1 else None
+        add_page(folder, run_page(folder, model.config, weights))
         if settings.run.push_to_hub:
             name = settings.run.hub_model_id or folder.absolute().name
             push_export(folder, name, private=settings.run.hub_private_repo)

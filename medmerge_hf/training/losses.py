@@ -50,6 +50,38 @@ def balanced_weights(labels: Any, num_labels: int) -> Tensor:
     return torch.as_tensor(weights, dtype=torch.float32)
 
 
+def log_priors(labels: Any, num_labels: int) -> Tensor:
+    """Logarithm of how often each class occurs, for [`TaskLoss`].
+
+    Args:
+        labels: `[N]` classes.
+        num_labels: K.
+
+    Returns:
+        `[K]`.
+
+    Raises:
+        DataError: a class without an image.
+        SettingsError: images may have several labels.
+
+    Example:
+        >>> log_priors([0, 0, 0, 1], 2).exp()
+        tensor([0.7500, 0.2500])
+    """
+    values = np.asarray(labels)
+    if values.ndim == 2:
+        raise SettingsError(
+            "class_priors has no effect where an image may have several labels: leave it out, or take class_weights."
+        )
+    counts = np.bincount(values, minlength=num_labels)
+    if not counts.min():
+        raise DataError(
+            f"Class priors: class {int(counts.argmin())} of {num_labels} has no training image. Add one, or leave "
+            "class_priors out."
+        )
+    return torch.as_tensor(np.log(counts / counts.sum()), dtype=torch.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskLoss:
     """The loss of an image classifier, as a `Trainer` takes it (`compute_loss_func`).
@@ -63,9 +95,11 @@ class TaskLoss:
             is noted there, as transformers does. [`MedMergeTrainer`] fills it in.
         label_smoothing: share of a label that is spread over all classes. [`MedMergeTrainer`] takes it from
             `label_smoothing_factor`.
+        priors: of [`log_priors`], added to the logits before the softmax (balanced softmax, Ren et al., arXiv
+            2007.10740): the network need not learn that a class is rare, and does not bet on it.
 
     Raises:
-        SettingsError: label smoothing or weights where they have no effect.
+        SettingsError: label smoothing, weights or priors where they have no effect.
 
     Example:
         >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 2.0]]), torch.tensor([0, 1, 0])
@@ -78,6 +112,7 @@ class TaskLoss:
     weights: Tensor | None = None
     config: Any = None
     label_smoothing: float = 0.0
+    priors: Tensor | None = None
 
     def __post_init__(self) -> None:
         self._check(getattr(self.config, "problem_type", None))
@@ -90,6 +125,8 @@ class TaskLoss:
             )
         if self.weights is not None and problem == "regression":
             raise SettingsError("Class weights have no effect on regression, which knows no classes: leave them out.")
+        if self.priors is not None and problem in (MULTI_LABEL, "regression"):
+            raise SettingsError(f"Class priors have no effect on {problem}: leave class_priors out.")
 
     def _problem(self, logits: Tensor, labels: Tensor) -> str:
         problem = getattr(self.config, "problem_type", None)
@@ -131,6 +168,7 @@ class TaskLoss:
             )
         if problem == "regression":
             return (counts * (logits.view_as(labels) - labels)).square().sum()
+        logits = logits if self.priors is None else logits + self.priors.to(logits.device)
         return functional.cross_entropy(
             logits, labels.view(-1), weights, reduction="sum", label_smoothing=self.label_smoothing
         )

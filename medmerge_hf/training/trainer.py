@@ -1,6 +1,5 @@
 """`Trainer` for both stages: own learning rate of the kernel weights, checkpoints that hold them, collapse."""
 
-import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -33,20 +32,24 @@ from .checkpoints import (
     restore_statistics,
     stopped_early,
 )
-from .hub_trainer import HubTrainer
+from .distillation import WithUnlabelled
 from .kept_memory import kept_memory
 from .last_batch import drops_last_batch
-from .losses import IGNORED, TaskLoss
+from .taught_trainer import TaughtTrainer
 from .training_args import KERNEL_LEARNING_RATE
 
 
-class MedMergeTrainer(HubTrainer):
+class MedMergeTrainer(TaughtTrainer):
     """`transformers.Trainer` that knows a merge.
 
     It takes what `Trainer` takes. Beyond it: the kernel weights have `args.kernel_learning_rate` (1e-2 with plain
     `TrainingArguments`) and no weight decay; its `checkpoint-*` folders hold the form to train on, so that the best
     checkpoint can be loaded again; `save_model` writes the collapsed export, never a pickle; mean and standard
     deviation of the kernel weights stand beside every evaluation.
+
+    With `teachers=[...]` the model learns what they say of every training image beside its label, and with
+    `unlabelled_dataset=` of as many images without one in each step: `args.distillation_weight` is the teachers' share
+    of the loss, `args.distillation_temperature` divides the logits.
 
     Plain `Trainer` on a plain transformers network restores nothing of what has another name on disk than in memory
     (the encoder of a ViT), in `load_best_model_at_end` and on resuming: load its checkpoints with `from_pretrained`.
@@ -64,9 +67,7 @@ class MedMergeTrainer(HubTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        model = self._plain_wrapper()
-        self.compute_loss_func = self._task_loss(getattr(getattr(model, "network", model), "config", None))
-        if getattr(model, "merge", None) is None:
+        if getattr(self._plain_wrapper(), "merge", None) is None:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or self.args.fsdp or self.args.deepspeed:
             raise SettingsError(
@@ -87,18 +88,6 @@ class MedMergeTrainer(HubTrainer):
             optimizer.add_param_group({"params": [parameter], "lr": rate, "weight_decay": 0.0})
         return optimizer
 
-    def _task_loss(self, config: Any) -> Any:
-        """A loss that adds up over micro-batches and processes, unless the user brought another."""
-        given, smoothing = self.compute_loss_func or TaskLoss(), self.args.label_smoothing_factor
-        if isinstance(given, TaskLoss):
-            return dataclasses.replace(given, config=config, label_smoothing=smoothing or given.label_smoothing)
-        if smoothing:
-            raise SettingsError(
-                f"label_smoothing_factor={smoothing} has no effect on a compute_loss_func: smooth in it, and set the "
-                "factor to 0."
-            )
-        return given
-
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """As `Trainer`; while the merge stage trains with the L2 penalty that the arguments ask for."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
@@ -109,25 +98,6 @@ class MedMergeTrainer(HubTrainer):
             parts = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
             loss = loss + strength * merge.l2_penalty() / parts
         return (loss, outputs) if return_outputs else loss
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        """As `Trainer`; images with which Accelerate fills up the last batch of several processes do not count."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches and isinstance(self.compute_loss_func, TaskLoss) and self._filled_up():
-            labels = batches[-1]["labels"].clone()
-            labels[self._own_images(len(labels)) :] = IGNORED
-            batches[-1] = {**batches[-1], "labels": labels}
-            items = self._get_num_items_in_batch(batches, device)
-        return batches, items
-
-    def _filled_up(self) -> bool:
-        """Whether the batches that the processes hold now are the last ones of an epoch, with images repeated."""
-        state = self.accelerator.gradient_state
-        return self.args.world_size > 1 and state.end_of_dataloader and state.remainder > 0
-
-    def _own_images(self, size: int) -> int:
-        """How many images of such a batch are no repetitions; they come first, those of the first process before."""
-        return max(0, self.accelerator.gradient_state.remainder - self.args.process_index * size)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As `Trainer`, the kernel weights' figures beside those of an evaluation."""
@@ -201,14 +171,16 @@ class MedMergeTrainer(HubTrainer):
             self.args.max_steps, self.args.dataloader_drop_last = max_steps, drop_last
         model = self._plain_wrapper()
         if isinstance(model, MedMergeModel):
-            record_training(model.config, model.stage, self.args, self.state)
+            record_training(model.config, model.stage, self.args, self.state, self.lessons())
         return output
 
     def _check_pixels(self) -> None:
         """Training, evaluation and the export see the same pixels, before the first step."""
         model = self._plain_wrapper()
         if isinstance(model, MedMergeModel):
-            sets = [self.train_dataset, *(e.values() if isinstance(e := self.eval_dataset, dict) else [e])]
+            train = self.train_dataset
+            learns = [train.labelled, train.unlabelled] if isinstance(train, WithUnlabelled) else [train]
+            sets = [*learns, *(e.values() if isinstance(e := self.eval_dataset, dict) else [e])]
             check_preprocessing(model, *(getattr(images, "transform", None) for images in sets))
 
     def _sync_batch_norm(self) -> None:

@@ -22,6 +22,10 @@ METHODS = [
     "MedMerge of fine-tuned",
     "best without kernel weights",
     "best with noise for sources",
+    "ensemble of seeds",
+    "distilled",
+    "self-trained",
+    "MedMerge distilled",
 ]
 
 
@@ -35,6 +39,8 @@ def write_config(folder, vessels):
         "output_dir": str(folder / "out"),
         "merge": STAGE,
         "finetune": {**STAGE, "learning_rate": 1e-3},
+        "label_fraction": 0.5,
+        "unlabelled": True,
         "compare": {"methods": METHODS, "best": {"init": 0.1}},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))

@@ -18,17 +18,21 @@ def test_one_command_gives_one_table_and_one_page(finished, finished_plan):
     assert r"\toprule" in (folder / "comparison.tex").read_text()
 
 
-def test_the_merge_is_set_against_its_controls(finished):
-    controls = [method for method in METHODS.values() if method.control]
-    assert len(controls) == 2
-    for control in controls:
-        assert f"## MedMerge (best) over {control.name}: {control.control}\n" in finished[1]
+def test_methods_are_set_against_their_controls(finished):
+    controls = {method.name: method for method in METHODS.values() if method.control}
+    assert {name for name, method in controls.items() if method.of == "MedMerge (best)"} == {
+        "best without kernel weights",
+        "best with noise for sources",
+    }
+    assert (controls["self-trained"].of, controls["ensemble of seeds"].of) == ("distilled", "ensemble")
+    for control in controls.values():
+        assert f"## {control.of} over {control.name}: {control.control}\n" in finished[1]
 
 
 def test_no_run_is_repeated(finished):
     config, _ = finished
     stamps = {file: file.stat().st_mtime_ns for file in (config.parent / "out" / "runs").glob("*/run.json")}
-    assert len(stamps) == 2 * 5 + 8  # a linear probe and four ways for each source, eight methods of both
+    assert len(stamps) == 2 * 5 + 12  # a linear probe and four ways for each source, twelve methods of both
     main([str(config)])
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
 

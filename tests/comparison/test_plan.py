@@ -33,7 +33,7 @@ def test_the_best_form_and_its_controls_take_the_options_of_best(config):
     plan = make_plan(read_options([str(config)]))
     (setting,) = plan.settings
     taken = {name: plan.key(setting, name, 0)["options"].get("init") for name in setting.methods}
-    own = {"MedMerge (best)", "best without kernel weights", "best with noise for sources"}
+    own = {"MedMerge (best)", "MedMerge distilled", "best without kernel weights", "best with noise for sources"}
     assert {name for name, init in taken.items() if init == 0.1} == own
 
 
@@ -42,6 +42,13 @@ def test_all_methods_are_run_where_a_config_names_none(config):
     del options["compare"]["methods"]
     assert {"aligned average", "MedMerge (paper)"} < set(settings_of(options)[0].methods)
     assert "fine-tuned" not in settings_of(options)[0].methods
+
+
+def test_a_config_may_name_the_ways_of_one_source(config):
+    options = read_options([str(config)])
+    options["compare"]["methods"] = ["distilled", "ranking", "fine-tuned"]
+    (setting,) = settings_of(options)
+    assert (setting.methods, set(setting.ways)) == (("distilled",), {"fine-tuned", "ranking"})
 
 
 def test_unknown_methods_are_refused(config):

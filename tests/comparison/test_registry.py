@@ -33,7 +33,7 @@ def test_a_name_is_given_once(registered):
     assert registered["ensemble"].run.__name__ == "ensemble"
 
 
-def test_what_a_method_needs_is_a_method_of_one_source(registered):
-    method("of a soup", needs=("greedy soup",))(lambda job: job)
+def test_what_a_method_of_one_source_needs_is_one_too(registered):
+    method("of a soup", each=True, needs=("greedy soup",))(lambda job: job)
     with pytest.raises(SettingsError, match="'of a soup' needs 'greedy soup', which is no method of a single source"):
         check_needs()

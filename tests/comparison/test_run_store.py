@@ -15,7 +15,7 @@ def test_a_run_is_kept_whole_or_not_at_all(tmp_path):
     assert runs.has(key)
     found = runs.load(key)
     assert validation_f1(found) == validation_f1(outcome)
-    assert found.notes == {"share": 0.5}
+    assert found.notes == {"share": 0.5, "seconds": 1.0}
     assert not runs.has({**key, "seed": 1})
 
 

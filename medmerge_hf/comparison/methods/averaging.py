@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..job import Job, train, validation_f1
+from ..job import Job, steps_of, train, validation_f1
 from ..registry import method
 from ..run_store import Outcome
 from .single_source import FINE_TUNED, LP_FT
@@ -100,7 +100,11 @@ def wise_ft(job: Job) -> Outcome:
     states = {share: average([start, end], [1 - share, share]) for share in SHARES}
     found = {share: job.validation_of(state) for share, state in states.items()}
     best = max(found, key=lambda share: found[share])
-    return job.of_state(states[best], share=best) if found[best] >= validation_f1(tuned) else tuned
+    return (
+        job.of_state(states[best], share=best, steps=tuned.notes["steps"])
+        if found[best] >= validation_f1(tuned)
+        else tuned
+    )
 
 
 @method("greedy soup", needs=(FINE_TUNED,), tries_rates=False)
@@ -111,13 +115,17 @@ def greedy_soup(job: Job) -> Outcome:
     chosen = greedy_choice(states, scores, job.validation_of)
     if len(chosen) == 1:
         return tuned[chosen[0]]
-    return job.of_state(average([states[place] for place in chosen], even(chosen)))
+    return job.of_state(average([states[place] for place in chosen], even(chosen)), steps=steps_of(tuned))
 
 
 @method("ensemble", needs=(FINE_TUNED,), tries_rates=False)
 def ensemble(job: Job) -> Outcome:
     """The mean prediction of the fine-tuned sources: S networks to run, an upper reference."""
-    tuned = job.earlier[FINE_TUNED]
+    return mean_outcome(job.earlier[FINE_TUNED])
+
+
+def mean_outcome(tuned: Sequence[Outcome]) -> Outcome:
+    """The mean of several networks' predictions."""
     first = tuned[0]
     probabilities = {split: np.mean([own.probabilities[split] for own in tuned], axis=0) for split in first.labels}
-    return Outcome(probabilities, first.labels, notes={"classes": first.notes["classes"]})
+    return Outcome(probabilities, first.labels, notes={"classes": first.notes["classes"], "steps": steps_of(tuned)})

@@ -11,7 +11,8 @@ from ...modeling_medmerge import MedMergeModel
 from ...networks.backbone import backbone_module
 from ...runs.build import choose_sources
 from ...sources.reference import short_name
-from ..job import Job, validation_f1
+from ...training.distillation import Teachers
+from ..job import Job, steps_of, validation_f1
 from ..registry import OURS, method
 from ..run_store import Outcome
 from .single_source import FINE_TUNED
@@ -66,22 +67,24 @@ def longer(job: Job) -> Outcome:
 
 @method(BEST_FORM, options=BEST)
 @method(f"{OURS} (paper)")
-def medmerge(job: Job, learned: bool = True, scrambled: bool = False) -> Outcome:
+def medmerge(
+    job: Job, learned: bool = True, scrambled: bool = False, teachers: Teachers | None = None, steps: int = 0
+) -> Outcome:
     """The merge as the settings have it: kernel weights and head learn, then everything."""
     job = dataclasses.replace(job, settings=choose_sources(job.settings, job.target))
     model = job.merging()
     if scrambled:
         scramble_sources(model, job.settings.run.seed)
     model.merge.source_bias.requires_grad_(learned)  # type: ignore[union-attr]
-    trainer = job.trainer(model, "merge")
+    trainer = job.trainer(model, "merge", teachers)
     trainer.train()
     trainer.collapse()
     depth = by_depth(model)
-    middle = job.outcome(trainer)
-    trainer = job.trainer(model, "finetune")
+    middle = job.outcome(trainer, steps=steps)
+    trainer = job.trainer(model, "finetune", teachers)
     trainer.train()
     merged = {split: middle.scores(split)["macro_f1"] for split in middle.labels}
-    return job.outcome(trainer, depth=depth, merged=merged)
+    return job.outcome(trainer, depth=depth, merged=merged, steps=middle.notes["steps"])
 
 
 @method(f"{OURS} of fine-tuned", needs=(FINE_TUNED,), tries_rates=False)
@@ -104,16 +107,16 @@ def of_fine_tuned(job: Job, learned: bool = True) -> Outcome:
     trainer.train()
     depth = by_depth(model)
     trainer.collapse()
-    return max([tuned[0], job.outcome(trainer, depth=depth)], key=validation_f1)
+    return max([tuned[0], job.outcome(trainer, depth=depth, steps=steps_of(tuned))], key=validation_f1)
 
 
-@method("best without kernel weights", options=BEST, control="what the kernel weights do")
+@method("best without kernel weights", options=BEST, control="what the kernel weights do", of=BEST_FORM)
 def unmerged(job: Job) -> Outcome:
     """What the merge does beside merging: the anchor's head first, new statistics, then everything."""
     return medmerge(job, learned=False)
 
 
-@method("best with noise for sources", options=BEST, control="what the other source's knowledge does")
+@method("best with noise for sources", options=BEST, control="what the other source's knowledge does", of=BEST_FORM)
 def of_noise(job: Job) -> Outcome:
     """The merge with noise in the place of the other sources: what so many weights gain that know nothing."""
     return medmerge(job, scrambled=True)

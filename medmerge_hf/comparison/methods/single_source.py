@@ -28,10 +28,10 @@ def lp_ft(job: Job) -> Outcome:
     model = job.single()
     trainer = job.trainer(freeze_backbone(model), "merge")
     trainer.train()
-    probed = weights_of(model)
+    probed, steps = weights_of(model), trainer.state.global_step
     trainer = job.trainer(freeze_backbone(model, False), "finetune")
     trainer.train()
-    return job.outcome(trainer, {"start": probed, "end": weights_of(model)})
+    return job.outcome(trainer, {"start": probed, "end": weights_of(model)}, steps=steps, head_steps=steps)
 
 
 @method("LP-FT re-estimated", each=True, needs=(LP_FT,))
@@ -41,7 +41,7 @@ def reestimated(job: Job) -> Outcome:
     model = job.single()
     model.network.load_state_dict(tuned.states["start"])
     recalibrate_batch_norm(model.network, job.images(model))
-    return train(job, model, "finetune")
+    return train(job, model, "finetune", tuned.notes["head_steps"])
 
 
 @method(PROBE, each=True, tries_rates=False, predicts=False)

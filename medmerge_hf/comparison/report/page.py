@@ -9,12 +9,12 @@ import pandas as pd
 from ...evaluation.drawing import Drawing
 from ...evaluation.page import Grid, Section, render_page
 from ...evaluation.tables import markdown_table
-from ..methods.merging import BEST_FORM
 from ..registry import METHODS, OURS
 from .plots import draw_all
 from .rows import BEST_SOURCE, Promise, Row
 from .tables import (
     conditions_table,
+    cost_table,
     figures_table,
     gains,
     merges_of,
@@ -40,10 +40,12 @@ def sections_of(rows: Sequence[Row]) -> dict[str, list[Table]]:
     sections = {"All settings": [overall_table(rows)], "All settings, every figure": [figures_table(rows)]}
     sections |= {f"{method}, setting by setting": [summary_table(rows, method)] for method in ours}
     for control in (method for method in METHODS.values() if method.control):
-        if (controlled := summary_table(rows, BEST_FORM, control.name))[1]:
-            sections[f"{BEST_FORM} over {control.name}: {control.control}"] = [controlled]
+        if (controlled := summary_table(rows, control.of, control.name))[1]:
+            sections[f"{control.of} over {control.name}: {control.control}"] = [controlled]
     explained = {f"When {method} gains": conditions_table(rows, method) for method in ours}
     sections |= {title: [table] for title, table in explained.items() if table[1]}
+    if (costs := cost_table(rows))[1]:
+        sections["What it cost"] = [costs]
     return sections | {setting: [setting_table(rows, setting)] for setting in settings_in(rows)}
 
 

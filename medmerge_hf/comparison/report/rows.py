@@ -9,7 +9,7 @@ from ...evaluation.ranking import likeness
 from ...sources.reference import stated_name
 from ..methods.single_source import FINE_TUNED, PROBE
 from ..plan import Plan, Setting
-from ..registry import OURS, Method, of_each
+from ..registry import METHODS, OURS, Method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +56,9 @@ def collect(plan: Plan) -> list[Row]:
     the same way the row `MedMerge (chosen on validation)` is the best of the forms of MedMerge that the plan has.
     """
     rows: list[Row] = []
-    ways = ways_of_one()
-    usual_ways = tuple(f", {way.name}" for way in ways if way.usual)
     for setting in plan.settings:
+        ways = ways_of_one(setting)
+        usual_ways = tuple(f", {way.name}" for way in ways if way.usual)
         for seed in plan.seeds:
             singles = [
                 row
@@ -67,8 +67,8 @@ def collect(plan: Plan) -> list[Row]:
                 if (row := _row(plan, setting, way.name, seed, source)) is not None
             ]
             rows += singles
-            if len(singles) == len(setting.sources()) * len(ways):
-                usual = [row for row in singles if row.method.endswith(usual_ways)]
+            if singles and len(singles) == len(setting.sources()) * len(ways):
+                usual = [row for row in singles if row.method.endswith(usual_ways)] or singles
                 rows += [_best(usual, USUAL_SOURCE), _best(singles, BEST_SOURCE)]
             if (probed := _probed(plan, setting, seed, singles)) is not None:
                 rows.append(probed)
@@ -80,9 +80,9 @@ def collect(plan: Plan) -> list[Row]:
     return rows
 
 
-def ways_of_one() -> list[Method]:
-    """Methods that train one source and predict."""
-    return [method for method in of_each() if method.predicts]
+def ways_of_one(setting: Setting) -> list[Method]:
+    """Methods of a setting that train one source and predict."""
+    return [METHODS[name] for name in setting.ways if METHODS[name].predicts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def promises(plan: Plan) -> list[Promise]:
     for setting in plan.settings:
         for seed, source in itertools.product(plan.seeds, setting.sources()):
             key = plan.key(setting, PROBE, seed, source)
-            rows = [_row(plan, setting, way.name, seed, source) for way in ways_of_one()]
+            rows = [_row(plan, setting, way.name, seed, source) for way in ways_of_one(setting)]
             if plan.runs.has(key) and all(rows):
                 name, probe = stated_name(source), plan.runs.load(key).notes["probe"]
                 best = max((row for row in rows if row), key=lambda row: row.validation["macro_f1"])

@@ -121,6 +121,17 @@ def figures_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return ["method", *(METRICS[figure].title for figure in figures)], lines
 
 
+def cost_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """A line a method: gradient steps of all networks behind it, and the time that it took by itself."""
+    lines = []
+    for method in methods_of(rows):
+        notes = [row.notes for row in rows if row.method == method and "chosen" not in row.notes]
+        if notes and all("steps" in note for note in notes):
+            seconds = mean_and_spread([note["seconds"] for note in notes])
+            lines.append([method, f"{sum(note['steps'] for note in notes) / len(notes):.0f}", seconds])
+    return ["method", "gradient steps, networks that it starts from included", "seconds, without these"], lines
+
+
 def conditions_table(rows: Sequence[Row], method: str) -> tuple[list[str], list[list[str]]]:
     """A line a setting: what a merge gained, and what might explain it; last, how each goes with the gain.
 

@@ -13,7 +13,7 @@ from .data_card import data_line, in_order, left_out_lines, page, pixel_lines, u
 from .licenses import merged_license
 from .record import METHOD, method_name
 from .reproduce import USUAL, merge_call, merge_settings, own_fields
-from .tables import Table, data_rows, labels_rows, metric_title, results_rows, training_rows, weights_rows
+from .tables import Table, choice_rows, data_rows, labels_rows, metric_title, results_rows, training_rows, weights_rows
 
 
 # In a record: whether the weights that it stands beside are those of a merge.
@@ -165,6 +165,8 @@ def _sections(config: MedMergeConfig, name: str, license_: str, warnings: Sequen
         "results_table": _markdown(results_rows(results)),
         "resamples": min((row["resamples"] for row in results), default=0),
         "alone": any(row["method"] != METHOD for row in results),
+        "choice": record.get("choice", {}),
+        "choice_table": _markdown(choice_rows(record.get("choice", {}))),
         "recipe": record.get("recipe", "").strip(),
         "versions": ", ".join(f"{library} {number}" for library, number in record.get("versions", {}).items()),
     }

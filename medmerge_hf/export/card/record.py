@@ -67,7 +67,9 @@ def record_data(config: MedMergeConfig, target: Any) -> None:
     config.record = {**config.record, "data": {**origin, "splits": splits, "images": images}}
 
 
-def record_training(config: MedMergeConfig, stage: Stage, args: Any, state: Any) -> None:
+def record_training(
+    config: MedMergeConfig, stage: Stage, args: Any, state: Any, more: Mapping[str, Any] | None = None
+) -> None:
     """Note how a stage was trained. What was noted of later stages, and results of this one, are no longer true.
 
     Args:
@@ -75,10 +77,12 @@ def record_training(config: MedMergeConfig, stage: Stage, args: Any, state: Any)
         stage: `merge`, `head` (alone) or `finetune`.
         args: its `TrainingArguments`.
         state: its `TrainerState`.
+        more: settings that are no training arguments.
     """
     chosen = chosen_settings(args)
     settings = {name: v for name, v in chosen.items() if stage == "merge" or not name.startswith("kernel_")}
     settings |= {"processes": args.world_size, "steps_taken": state.global_step, "epochs_taken": state.epoch}
+    settings |= dict(more or {})
     if state.best_metric is not None:
         settings |= {"metric_for_best_model": args.metric_for_best_model, "best_metric": state.best_metric}
     earlier = {} if stage != "finetune" else {**config.record.get("training", {})}
@@ -157,6 +161,22 @@ def record_result(
     row |= {"labels": dict(labels)} if labels else {}
     row |= counted or {}
     config.record = {**config.record, "results": [*others, row]}
+
+
+def record_choice(
+    config: MedMergeConfig, advice: str, losses: Mapping[str, float], shares: Mapping[str, float], exported: str
+) -> None:
+    """Note what a model was chosen among.
+
+    Args:
+        config: of the model; changed.
+        advice: what the ranking said before any training.
+        losses: candidate -> log-loss on validation.
+        shares: source -> its weight among the teachers.
+        exported: the candidate that this model is.
+    """
+    choice = {"advice": advice, "losses": dict(losses), "shares": dict(shares), "exported": exported}
+    config.record = {**config.record, "choice": choice}
 
 
 def label_figures(logits: Any, truth: Any, names: Mapping[int, str]) -> dict[str, dict[str, float]]:

@@ -48,6 +48,20 @@ def weights_rows(weights: Mapping[str, float], sources: Sequence[str]) -> Table:
     return header, [[stage, *cells] for stage, cells in rows.items()]
 
 
+def choice_rows(choice: Mapping[str, Any]) -> Table:
+    """What was trained to choose from, how it told the validation images, how much it counted as a teacher.
+
+    Args:
+        choice: of [`record_choice`]; nothing where nothing was chosen.
+    """
+    shares = choice.get("shares", {})
+    rows = [
+        [name, f"{loss:.3f}", f"{shares[name]:.2f}" if name in shares else "-"]
+        for name, loss in choice.get("losses", {}).items()
+    ]
+    return ["model", "log-loss on validation", "weight as a teacher"], rows
+
+
 def training_rows(training: Mapping[str, Mapping[str, Any]]) -> Table:
     """What each stage was told, and what came of it.
 

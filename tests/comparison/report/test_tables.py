@@ -3,6 +3,7 @@ import pytest
 from medmerge_hf.comparison.report.rows import Promise
 from medmerge_hf.comparison.report.tables import (
     conditions_table,
+    cost_table,
     figures_table,
     gains,
     overall_table,
@@ -34,6 +35,14 @@ def test_tables_say_what_the_rows_do(rows):
     assert beside[0][1] == "a, fine-tuned"
     assert beside[1][0][3].startswith("+0.100")
     assert [line[0] for line in setting_table(rows, "x <- a + b")[1]][-1] == "MedMerge (best)"
+
+
+def test_costs_are_told_where_they_were_counted(rows):
+    assert cost_table(rows)[1] == []
+    for number, found in enumerate(rows):
+        if found.method == "MedMerge (best)":
+            found.notes.update(steps=10 + number % 2, seconds=2.0)
+    assert cost_table(rows)[1] == [["MedMerge (best)", "11", "2.000 ± 0.000"]]
 
 
 def test_a_gain_stands_beside_what_might_explain_it(rows, row):

@@ -1,0 +1,172 @@
+"""`method: auto`: every source fine-tuned, weighed on images that none has seen, and taught to one merged network.
+
+The images without labels of the target teach as well. What comes out is the merge, unless the best source alone tells
+the held-out images better by more than chance.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.state import PartialState
+from scipy.special import expit, softmax
+from transformers import set_seed
+
+from ..data import ImageDataset
+from ..evaluation.ensemble import of_truth, useful_weights
+from ..export.card.record import record_choice, record_data
+from ..modeling_medmerge import MedMergeModel
+from ..sources.reference import stated_name
+from ..training.checkpoints import last_checkpoint
+from ..training.distillation import Teachers
+from ..training.losses import log_priors
+from ..training.trainer import MedMergeTrainer
+from .build import make_single
+from .rank import rank_target
+from .run_folder import write_json
+from .settings import Settings
+from .stages import eval_transform, evaluate, make_trainer, merge_and_finetune, whole_arguments
+
+
+logger = logging.getLogger(__name__)
+
+STUDENT = "taught merge"
+
+EXPORT, DONE = "export", "results.json"
+
+
+@dataclasses.dataclass
+class Candidate:
+    """A network that may be exported.
+
+    Attributes:
+        name: of the source that it is, or of the merge.
+        model: trained.
+        figures: on validation and test.
+        truths: `[N]`, the probability that it gives to what is true of each validation image (or label).
+    """
+
+    name: str
+    model: MedMergeModel
+    figures: dict[str, float]
+    truths: np.ndarray
+
+    @property
+    def loss(self) -> float:
+        """Log-loss on validation."""
+        return float(-np.log(self.truths).mean())
+
+
+def auto(target: Any, settings: Settings, resume: bool = False) -> tuple[MedMergeModel, dict[str, float]]:
+    """The best single network of these sources, labels and images without labels.
+
+    Args:
+        target: the data set.
+        settings: of the run; both stages of the merge together, and each source alone, take the same number of steps.
+        resume: go on from what a killed run left in the output folder.
+
+    Returns:
+        The model that is exported, and the figures of every one that was trained.
+    """
+    ranking = rank_target(settings, target)
+    logger.info("%s", ranking.to_markdown())
+    alone = [_alone(place, target, settings, resume) for place in range(len(settings.source.sources))]
+    shares = useful_weights(np.stack([one.truths for one in alone]))
+    own = anchored(settings, ranking.best)
+    model, figures = merge_and_finetune(target, own, settings.run.resamples, resume, _teachers(alone, shares))
+    student = Candidate(STUDENT, model, figures, _held_out(model, target, settings))
+    best = min(alone, key=lambda one: one.loss)
+    chosen = best if clearly_worse(student.truths, best.truths) else student
+    _note(chosen.model, [student, *alone])
+    losses = {one.name: one.loss for one in (*alone, student)}
+    weights = {one.name: float(share) for one, share in zip(alone, shares, strict=True)}
+    record_choice(chosen.model.config, ranking.advice, losses, weights, chosen.name)
+    logger.info("Weights of the teachers: %s. Exported: %s.", weights, chosen.name)
+    others = {f"{one.name}, {key}": value for one in alone for key, value in one.figures.items()}
+    return chosen.model, {**figures, **others}
+
+
+def _teachers(alone: Sequence[Candidate], shares: np.ndarray) -> Teachers:
+    taken = [(one.model, share) for one, share in zip(alone, shares, strict=True) if share > 0]
+    return Teachers([model for model, _ in taken], [float(share) for _, share in taken])
+
+
+def _note(model: MedMergeModel, candidates: Sequence[Candidate]) -> None:
+    """The figures of all candidates stand on the card of the one that is exported."""
+    results = [row for one in candidates for row in one.model.config.record["results"]]
+    model.config.record = {**model.config.record, "results": results}
+
+
+def anchored(settings: Settings, anchor: int) -> Settings:
+    """The settings with another source as the anchor, the first one.
+
+    Args:
+        settings: of the run.
+        anchor: place of the source.
+    """
+    order = [anchor, *(place for place in range(len(settings.source.sources)) if place != anchor)]
+    sources = [settings.source.sources[place] for place in order]
+    given = {**settings.options, "sources": sources}
+    return dataclasses.replace(settings, source=dataclasses.replace(settings.source, sources=sources), options=given)
+
+
+def clearly_worse(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether a network tells held-out images worse than another, by more than a standard error of the difference.
+
+    Args:
+        ours: `[N]`, the probability that it gives to what is true.
+        theirs: of the other one, of the same images.
+
+    Example:
+        >>> clearly_worse(np.array([0.4, 0.5, 0.6]), np.array([0.8, 0.9, 0.8]))
+        True
+    """
+    more = np.log(theirs) - np.log(ours)
+    error = more.std(ddof=1) / len(more) ** 0.5 if len(more) > 1 else 0.0
+    return bool(more.mean() > error)
+
+
+def _alone(place: int, target: Any, settings: Settings, resume: bool) -> Candidate:
+    """A source fine-tuned as long as the merge; one that a killed run finished is read back."""
+    own, source = settings.below(f"teachers/{place}"), settings.source.sources[place]
+    folder = Path(own.run.output_dir)
+    if not (resume and (folder / DONE).is_file()):
+        _train_alone(source, target, own, resume)
+    PartialState().wait_for_everyone()
+    # Read back also by the run that trained it: the last bits of what weights compute depend on where they lie.
+    model, figures = MedMergeModel.from_pretrained(folder / EXPORT), json.loads((folder / DONE).read_text())
+    return Candidate(stated_name(source), model, figures, _held_out(model, target, settings))
+
+
+def _train_alone(source: Any, target: Any, settings: Settings, resume: bool) -> None:
+    set_seed(settings.run.seed)
+    model = make_single(source, settings, target)
+    record_data(model.config, target)
+    trainer = _trainer(model, target, settings)
+    trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args.output_dir) if resume else None)
+    figures = evaluate(trainer, target, "finetuned", settings.run.resamples)
+    if settings.finetune.should_save:
+        model.save_pretrained(Path(settings.run.output_dir) / EXPORT)
+        write_json(Path(settings.run.output_dir) / DONE, figures)
+
+
+def _trainer(model: MedMergeModel, target: Any, settings: Settings) -> MedMergeTrainer:
+    return make_trainer(model, target, settings, whole_arguments(settings))
+
+
+@torch.no_grad()
+def _held_out(model: MedMergeModel, target: Any, settings: Settings) -> np.ndarray:
+    """The probability that a model gives to the truth of each validation image, `[N]`, or of each label, `[N * K]`."""
+    images = ImageDataset(target["validation"], eval_transform(model))
+    logits = _trainer(model, target, settings).predict(images).predictions
+    labels = np.asarray(target["validation"]["label"])
+    if target.multi_label:
+        return of_truth(expit(logits), labels)
+    if settings.data.class_priors:  # what the network leaves to its loss
+        logits = logits + log_priors(target["train"]["label"], len(target.classes)).numpy()
+    return of_truth(softmax(logits, axis=1), labels)
