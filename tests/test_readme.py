@@ -59,7 +59,8 @@ def test_every_public_name_stands_in_the_reference():
 def test_every_guide_is_a_page_of_the_site():
     site = yaml.safe_load((README.parent / "mkdocs.yml").read_text())
     pages = re.findall(r"[\w/]+\.md", str(site["nav"]))
-    assert [page for page in pages if not (README.parent / page).is_file()] == []
+    files = [README.parent / page for page in pages]
+    assert [file for file in files if not (file.is_file() or file.with_suffix(".ipynb").is_file())] == []
     assert {f"docs/{guide.name}" for guide in GUIDES} <= set(pages)
 
 
