@@ -24,7 +24,7 @@ from medmerge_hf.training.losses import TaskLoss
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
-name, folder, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+name, folder, size, taught = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "taught"
 networks = []
 for seed in range(2):
     torch.manual_seed(seed)
@@ -48,6 +48,7 @@ arguments = MedMergeTrainingArguments(
 trainer = MedMergeTrainer(
     model=model, args=arguments, train_dataset=data, eval_dataset=data, callbacks=[Watch()],
     compute_loss_func=TaskLoss(torch.tensor([1.0, 2.0, 0.5])),
+    teachers=[timm.create_model(name, num_classes=3)] if taught else None,
 )
 trainer.train()
 steps["losses"] = torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
@@ -83,18 +84,20 @@ def launch(processes, *arguments):
     return done.stdout
 
 
-def start(script, folder, name, processes, size):
-    launch(processes, script, name, folder, size)
+def start(script, folder, name, processes, size, taught):
+    launch(processes, script, name, folder, size, taught)
     return [load_file(f"{folder}.{rank}.safetensors") for rank in range(processes)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["test_convnext", "test_resnet"])
-def test_two_processes_train_in_parts_what_one_trains_in_one_batch(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "taught"), [("test_convnext", "alone"), ("test_convnext", "taught"), ("test_resnet", "alone")]
+)
+def test_two_processes_train_in_parts_what_one_trains_in_one_batch(name, taught, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    first, second = start(script, tmp_path / "two", name, processes=2, size=2)
-    [alone] = start(script, tmp_path / "one", name, processes=1, size=8)
+    first, second = start(script, tmp_path / "two", name, processes=2, size=2, taught=taught)
+    [alone] = start(script, tmp_path / "one", name, processes=1, size=8, taught=taught)
     assert [int(found["world"]) for found in (first, second, alone)] == [2, 2, 1]
     buffers, sources, learned = first.pop("bytes").tolist()
     assert buffers < 0.05 * sources  # BatchNorm's own; the sources are no buffers
