@@ -27,6 +27,7 @@ from ..runs.settings import find_settings, section_rules
 from .options import ComparisonOptions, SectionOptions, SettingOptions
 from .plan import SECTION, Plan
 from .registry import METHODS
+from .report.foresight import foresights
 from .report.page import write_report
 from .report.rows import alikeness, collect, promises
 from .run_store import RunStore
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_everything(plan, workers)
     folder = plan.runs.folder.parent
     with PartialState().local_main_process_first():
-        text = write_report(collect(plan), folder, promised=promises(plan), alike=alikeness(plan))
+        rows, before = collect(plan), promises(plan)
+        text = write_report(rows, folder, promised=before, alike=alikeness(plan), foreseen=foresights(plan))
     if PartialState().is_main_process:
         print(f"\n{text}\n\nWritten to {folder}")

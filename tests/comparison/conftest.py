@@ -22,6 +22,7 @@ METHODS = [
     "MedMerge of fine-tuned",
     "best without kernel weights",
     "best with noise for sources",
+    "ranking of all",
     "ensemble of seeds",
     "distilled",
     "self-trained",

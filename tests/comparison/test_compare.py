@@ -9,7 +9,8 @@ from medmerge_hf.runs.config import read_options
 
 def test_one_command_gives_one_table_and_one_page(finished, finished_plan):
     config, printed = finished
-    folder, methods = config.parent / "out", finished_plan.settings[0].methods
+    folder = config.parent / "out"
+    methods = [name for name in finished_plan.settings[0].methods if METHODS[name].predicts]
     assert all(method in printed for method in [*methods, BEST_SOURCE, "linear probe"])
     assert (folder / "comparison.md").read_text().strip() in printed
     page = (folder / "comparison.html").read_text()
@@ -32,7 +33,7 @@ def test_methods_are_set_against_their_controls(finished):
 def test_no_run_is_repeated(finished):
     config, _ = finished
     stamps = {file: file.stat().st_mtime_ns for file in (config.parent / "out" / "runs").glob("*/run.json")}
-    assert len(stamps) == 2 * 5 + 12  # a linear probe and four ways for each source, twelve methods of both
+    assert len(stamps) == 2 * 5 + 13  # a linear probe and four ways for each source, thirteen methods of both
     main([str(config)])
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
 

@@ -1,7 +1,9 @@
-"""What a user does with one source: fine-tuning and LP-FT; and what a linear probe promises of it."""
+"""What a user does with one source: fine-tuning and LP-FT; and what linear probes promise of it, and of all."""
 
+import numpy as np
 import torch
 
+from ...evaluation.probe import gain, log_loss, macro_f1, probe
 from ...evaluation.ranking import probe_score
 from ...networks.batch_norm import recalibrate_batch_norm
 from ...runs.build import training_features
@@ -11,7 +13,7 @@ from ..registry import method
 from ..run_store import Outcome
 
 
-FINE_TUNED, LP_FT, PROBE = "fine-tuned", "LP-FT", "ranking"
+FINE_TUNED, LP_FT, PROBE, TOGETHER = "fine-tuned", "LP-FT", "ranking", "ranking of all"
 
 
 @method(FINE_TUNED, each=True, usual=True)
@@ -45,8 +47,20 @@ def reestimated(job: Job) -> Outcome:
 
 
 @method(PROBE, each=True, tries_rates=False, predicts=False)
-def probe(job: Job) -> Outcome:
+def ranking(job: Job) -> Outcome:
     """What a linear probe promises of a source before any training; its features are kept to be compared."""
     features, labels = training_features(job.single(), job.target, job.settings.run.seed)
     states = {"features": {"train": torch.from_numpy(features).float()}}
     return Outcome({}, {}, states, {"probe": probe_score(features, labels)})
+
+
+@method(TOGETHER, needs=(PROBE,), tries_rates=False, predicts=False)
+def ranking_of_all(job: Job) -> Outcome:
+    """What a probe of all sources' features side by side gains over the best source's, as `medmerge rank` says."""
+    features = [outcome.states["features"]["train"].double().numpy() for outcome in job.earlier[PROBE]]
+    seed = job.settings.run.seed
+    labels = np.asarray(job.target["train"].shuffle(seed=seed)["label"])  # in the order of the features
+    best = min((probe(own, labels, seed) for own in features), key=lambda one: float(one.losses.mean()))
+    whole = probe(np.concatenate(features, axis=1), labels, seed)
+    found = {"log_loss": gain(whole, best, log_loss), "macro_f1": gain(whole, best, macro_f1)}
+    return Outcome({}, {}, notes={name: [one.mean, one.low, one.high] for name, one in found.items()})

@@ -10,6 +10,7 @@ from ...evaluation.drawing import Drawing
 from ...evaluation.page import Grid, Section, render_page
 from ...evaluation.tables import markdown_table
 from ..registry import METHODS, OURS
+from .foresight import Foresight, foresight_table
 from .plots import draw_all
 from .rows import BEST_SOURCE, Promise, Row
 from .tables import (
@@ -103,6 +104,7 @@ def write_report(
     title: str = "Comparison",
     promised: Sequence[Promise] = (),
     alike: Mapping[str, tuple[Sequence[str], Any]] | None = None,
+    foreseen: Sequence[Foresight] = (),
 ) -> str:
     """Write comparison.md, .csv, .tex, .html and the pictures.
 
@@ -112,6 +114,7 @@ def write_report(
         title: of the page.
         promised: what a linear probe promised of each source.
         alike: setting -> names of its sources and their CKA `[S, S]`.
+        foreseen: what probes promised of all sources together.
 
     Returns:
         The Markdown.
@@ -120,6 +123,8 @@ def write_report(
     sections = sections_of(rows)
     if promised:
         sections["Which source promises most, before any training"] = [ranking_table(promised)]
+    if foreseen:
+        sections["Did probes foresee what the other sources gain?"] = [foresight_table(rows, foreseen)]
     for setting, (names, matrix) in (alike or {}).items():
         lines = [[name, *(f"{value:.2f}" for value in row)] for name, row in zip(names, matrix, strict=True)]
         sections[f"How alike the sources see the images: {setting}"] = [(["CKA", *names], lines)]

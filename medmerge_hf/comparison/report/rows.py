@@ -72,7 +72,8 @@ def collect(plan: Plan) -> list[Row]:
                 rows += [_best(usual, USUAL_SOURCE), _best(singles, BEST_SOURCE)]
             if (probed := _probed(plan, setting, seed, singles)) is not None:
                 rows.append(probed)
-            others = [row for m in setting.methods if (row := _row(plan, setting, m, seed)) is not None]
+            predicting = [name for name in setting.methods if METHODS[name].predicts]
+            others = [row for m in predicting if (row := _row(plan, setting, m, seed)) is not None]
             rows += others
             forms = [row for row in others if row.method.startswith(OURS)]
             if len(forms) > 1 and len(forms) == sum(method.startswith(OURS) for method in setting.methods):
