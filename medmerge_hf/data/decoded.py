@@ -34,20 +34,18 @@ class DecodedImages:
             return
         pixels = np.asarray(image)
         self.budget -= pixels.nbytes
-        if self.budget < 0:
-            self._pixels.clear()  # of a large set nothing is kept: half of it would hardly make an epoch faster
-        else:
+        if self.budget >= 0:
             self._pixels[row] = pixels
 
     def hand_out(self, split: Any, members: Sequence[int], mode: str) -> None:
-        """Serve a split from memory, if all its images were kept.
+        """Serve a split from memory, if all its images were kept: half of them would hardly make an epoch faster.
 
         Args:
             split: rows as they are handed out.
             members: which images they are.
             mode: `L` or `RGB`, of all images.
         """
-        if self._pixels and all(row in self._pixels for row in members):
+        if all(row in self._pixels for row in members):
             pixels = [_in_mode(self._pixels[row], mode) for row in members]
             columns = [split["label"]] if "label" in split.column_names else []
             _ROWS[split] = list(zip(pixels, *columns, strict=True))

@@ -9,6 +9,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ..errors import DataError
 from .images import Look
 from .labels import Labels
 from .listing import UNLISTED, LeftOut, Listing, is_missing
+from .splits import unlabelled_hint, word_without_label
 
 
 logger = logging.getLogger(__name__)
@@ -145,7 +147,8 @@ def refuse_files(listed: Sequence[LeftOut], skip: bool, data: str) -> None:
     """
     files = [one for one in listed if not one.expected]
     if files and not skip:
-        also = "unlabelled=True or " if files[0].reason == UNLISTED else ""
+        words = [word_without_label(Path(one.what).parts[:-1]) for one in files if one.reason == UNLISTED]
+        also = "unlabelled=True or " if unlabelled_hint(words) else ""
         raise DataError(
             f"{data!r}: {len(files)} files would be left out, the first is {files[0].what}: {files[0].reason}. "
             f"Use or remove them, or pass {also}skip_unreadable=True."

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import DataError
 from .listing import Listing, is_missing
-from .splits import UNLABELLED_HINT
+from .splits import unlabelled_hint
 
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ KINDS = {"truth": "true / false", "index": "a number", "name": "a name"}
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = 200
 SHORT.maxlist = SHORT.maxtuple = 20
-WITHOUT = "Every image needs one: take the row out, or pass unlabelled=True to use its image without a label."
 NESTED = ("has a list of lists", "A label is a list of names or indices, or a vector of 0 and 1.")
 
 
@@ -59,6 +58,7 @@ class _Rows:
 
     def __init__(self, listing: Listing, data: str) -> None:
         self.places, self.data, self.untyped = listing.places, data, listing.untyped
+        self.splits = listing.splits or [None] * len(listing.places)
         self.values = [_plain(value) for value in listing.labels]
         if self.untyped:
             self.values = _lists(self.values)
@@ -70,6 +70,10 @@ class _Rows:
             more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
             shown = SHORT.repr(self.values[rows[0]])
             raise DataError(f"{self.data!r}: {self.places[rows[0]]}{more} {what}, its label is {shown}. {way_out}")
+
+    def hint(self, bare: Iterable[int]) -> str:
+        """What helps where these rows have no label."""
+        return unlabelled_hint(self.splits[row] for row in bare)
 
     def where(self, wrong: Callable[[Any], bool]) -> list[int]:
         return [index for index, value in enumerate(self.values) if wrong(value)]
@@ -119,7 +123,8 @@ def _read_all(listing: Listing, multi_label: bool, data: str) -> Labels:
     rows = _Rows(listing, data)
     if multi_label:
         return _several(rows, listing.names)
-    rows.refuse(rows.where(_is_empty), "is without a label", WITHOUT)
+    empty = rows.where(_is_empty)
+    rows.refuse(empty, "is without a label", f"Every image needs one: take the row out{rows.hint(empty)}.")
     several = rows.where(lambda value: isinstance(value, list))
     rows.refuse(several, "has several labels", SEVERAL)
     indices, names = _named(rows, rows.values, range(len(rows.values)), listing.names)
@@ -185,7 +190,7 @@ def _named(
         outside = [place for place, value in enumerate(values) if not _is_index(value, len(names))]
         if outside:
             told = sorted({str(values[place]) for place in outside})
-            hint = UNLABELLED_HINT if told == ["-1"] else ""
+            hint = rows.hint([owners[place] for place in outside]) if told == ["-1"] else ""
             raise DataError(
                 f"{rows.data!r}: {rows.places[owners[outside[0]]]} has labels {told} outside 0..{len(names) - 1}, the "
                 f"indices of {names[:5]}. Take these {len(outside)} rows (or their split) out, or label them{hint}."

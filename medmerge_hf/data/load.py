@@ -261,7 +261,7 @@ def _read(request: Request) -> Listing:
 
 def _with_images_of(data: str | Path, listing: Listing, request: Request) -> tuple[Listing, str]:
     """The listing of a target with all images of other data, and what that is called."""
-    pinned = ON_HUB.fullmatch(str(data)) if not Path(data).exists() else None
+    pinned = ON_HUB.fullmatch(str(data)) if not os.path.exists(data) else None
     where = pinned[1] if pinned else data
     other, path = _find(where, None, pinned[2] if pinned else None)
     more = dataclasses.replace(request, data=str(where), path=path, label_column=None, name=None)

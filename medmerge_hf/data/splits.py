@@ -1,7 +1,7 @@
 """Which images belong to which split: the owner's words for splits, and splits that are drawn here."""
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,11 @@ def split_of(word: Any) -> str | None:
     plain = re.sub(r"[^a-z0-9]", "", str(word).lower())
     ending = next((one for one in ENDINGS if plain.endswith(one) and plain != one), "")
     return next((split for split, words in SYNONYMS.items() if plain.removesuffix(ending) in words), None)
+
+
+def unlabelled_hint(words: Iterable[Any]) -> str:
+    """What helps where images of these splits have no label; in the test split alone it does not."""
+    return UNLABELLED_HINT if any(split_of(word) != "test" for word in words) else ""
 
 
 def word_without_label(folders: Sequence[str]) -> str:

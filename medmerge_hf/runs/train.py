@@ -43,7 +43,9 @@ def exact_revisions(model: MedMergeModel, target: Any, settings: Settings) -> di
         _at_revision(given, used[name]) if (name := SourceReference.parse(given).id) in used else given
         for given in settings.options["sources"]
     ]
-    return {"sources": sources} | ({"data_revision": target.revision} if target.revision else {})
+    data = {"data_revision": target.revision} if target.revision else {}
+    more = target.unlabelled_from or ""
+    return {"sources": sources, **data} | ({"unlabelled": more} if "/" in more else {})  # of the Hub, at a commit
 
 
 def run(settings: Settings) -> dict[str, float]:

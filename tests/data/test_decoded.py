@@ -91,6 +91,15 @@ def test_of_a_set_that_is_too_large_nothing_is_kept(tmp_path, monkeypatch):
     assert target["train"] not in decoded._ROWS
 
 
+def test_many_images_without_a_label_do_not_take_the_place_of_those_with_one(tmp_path, monkeypatch):
+    folder = write(tmp_path / "t", picture("RGB", ".png"))
+    write(tmp_path / "more", picture("RGB", ".jpg"), 40)
+    monkeypatch.setattr(decoded, "MOST", 8 * 9 * 15 * 3)
+    target = load_target(folder, unlabelled=tmp_path / "more")
+    assert target["train"] in decoded._ROWS
+    assert target.unlabelled not in decoded._ROWS
+
+
 def test_memory_is_given_back_with_the_data_set(tmp_path):
     target = load_target(write(tmp_path / "t", picture("RGB", ".png")))
     before = len(decoded._ROWS)

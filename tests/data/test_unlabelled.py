@@ -207,6 +207,8 @@ def test_a_saved_split_may_lack_labels(tmp_path):
     )
     bare = datasets.Dataset.from_dict({"image": images[8:]}, datasets.Features({"image": datasets.Image()}))
     datasets.DatasetDict({"train": labelled, "unlabeled": bare}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(DataError, match=r"\(unlabeled\) has no column 'label'.*or pass unlabelled=True"):
+        load_target(tmp_path / "saved")
     target = load_target(tmp_path / "saved", unlabelled=True)
     assert (target.classes, len(target.unlabelled)) == (["well", "ill"], 4)
     bare = bare.add_column("label", [-1] * 4).cast(labelled.features)
@@ -226,6 +228,25 @@ def test_spared_images_of_patients_in_validation_stay_out(tmp_path, group):
     held = {row["group"] for row in target["validation"]} if group else set()
     assert sum(sizes(target).values()) + len(target.unlabelled) + len(target.left_out) == 40
     assert len(target.left_out) == 4 * len(held) - (2 if group else 0)
+
+
+def test_the_way_out_is_named_only_where_it_leads_out(tmp_path):
+    labels, splits = ["a", "b"] * 5 + [""] * 2, ["train"] * 6 + ["val"] * 4 + ["test"] * 2
+    file = table(tmp_path / "t.csv", image=pictures(tmp_path, 12), label=labels, split=splits)
+    with pytest.raises(DataError, match=r"without a label, .* take the row out\."):  # images to be tested by
+        load_target(file)
+    class_folders(tmp_path / "kaggle" / "train", 8)
+    pictures(tmp_path / "kaggle" / "test", 3)
+    with pytest.raises(DataError, match=r"no class folder, test/0\.png.*list the images in a table\.$"):
+        load_target(tmp_path / "kaggle")
+    target = load_target(tmp_path / "kaggle", label_fraction=0.5, unlabelled=True)
+    assert {reason for _, reason in target.left_out} == {"of split 'test', without a label"}
+    (tmp_path / "kaggle" / "extra").mkdir()
+    pictures(tmp_path / "kaggle" / "extra", 3)
+    with pytest.raises(DataError, match=r"3 images lie in extra, .*call it unlabelled, and pass unlabelled=True"):
+        load_target(tmp_path / "kaggle", unlabelled=True)
+    (tmp_path / "kaggle" / "extra").rename(tmp_path / "kaggle" / "unlabelled")
+    assert len(load_target(tmp_path / "kaggle", unlabelled=True).unlabelled) == 3
 
 
 def test_a_training_split_without_any_label_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from huggingface_hub import HfApi, snapshot_download
 
 from ...errors import DataError
 from ..listing import LeftOut, Listing, Reader, Request, concatenate, from_columns, used_columns, with_unlabelled
+from ..splits import unlabelled_hint
 
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,13 @@ def from_datasets(splits: Mapping[str, datasets.Dataset], request: Request) -> L
         DataError: a column is missing, a split is empty or of another type than the others.
     """
     silent = [name for name, rows in splits.items() if request.label_column not in rows.column_names]
-    if not request.unlabelled or len(silent) == len(splits):  # where no split has the column, it is called otherwise
+    if len(silent) == len(splits):  # where no split has the column, it is called otherwise
         silent = []
+    if silent and not request.unlabelled:
+        raise DataError(
+            f"{request.data!r} ({silent[0]}) has no column {request.label_column!r}, which other splits have: take "
+            f"the split out{unlabelled_hint(silent)}."
+        )
     alone = len(splits) == 1
     found = [_split(name, rows, request, alone) for name, rows in splits.items() if name not in silent]
     listing = concatenate(found, request.data)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..listing import LeftOut, Listing, Reader, Request, Tree, image_cells, refuse_columns, tree
-from ..splits import SYNONYMS, UNLABELLED, split_of, word_without_label
+from ..splits import SYNONYMS, UNLABELLED, split_of, unlabelled_hint, word_without_label
 
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,8 @@ def _refuse_loose(parts: Sequence[tuple[str, ...]], companions: Sequence[Path], 
     """Images that lie in no class folder, beside or below splits."""
     if not parts:
         raise DataError(f"{data!r}: no image lies in a class folder: there is nothing to classify by. {ADVICE}")
-    loose = ["/".join(part) for part in _loose(parts)]
+    found = _loose(parts)
+    loose = ["/".join(part) for part in found]
     if loose:
         tables = {file.name: columns for file in companions if (columns := columns_of(file))}
         told = "".join(
@@ -110,13 +111,14 @@ def _refuse_loose(parts: Sequence[tuple[str, ...]], companions: Sequence[Path], 
         )
         raise DataError(
             f"{data!r}: {len(loose)} images lie in no class folder, {loose[0]} for example: there is nothing to "
-            f"classify by, it has no column 'label'. {ADVICE}{told}{_advice(len(loose) < len(parts))}"
+            f"classify by, it has no column 'label'. {ADVICE}{told}{_advice(found, len(found) < len(parts))}"
         )
 
 
-def _advice(some: bool) -> str:
-    """What helps where some images have no class, and others have one."""
-    return " Or pass unlabelled=True to use images without a label." if some else ""
+def _advice(bare: Sequence[tuple[str, ...]], others: bool) -> str:
+    """What helps where these images have no class, and others have one."""
+    helps = others and unlabelled_hint(word_without_label(part[:-1]) for part in bare)
+    return " Or pass unlabelled=True to use images without a label." if helps else ""
 
 
 def columns_of(file: Path) -> list[str]:
@@ -141,8 +143,8 @@ def _depth(parts: Sequence[tuple[str, ...]], data: str) -> int:
     splits = [top for top in tops if split_of(top)]
     if depths == {1} and len(splits) < len(tops):
         return 1
-    if depths == {2} and splits:
-        return 2
+    if splits and {len(part) - 1 for part in parts if part[0] in splits} == {2}:
+        return 2  # and what lies beside the splits is refused
     deepest = max(parts, key=len)
     if depths == {1}:
         raise DataError(
@@ -151,12 +153,12 @@ def _depth(parts: Sequence[tuple[str, ...]], data: str) -> int:
         )
     if not splits and len(tops) == 1:
         raise DataError(f"{data!r}: all images lie in {tops[0]!r}; point at {data.rstrip('/')}/{tops[0]}. {ADVICE}")
-    level = 1 if splits else 0
+    level, bare = 1 if splits else 0, [part for part in parts if _is_unlabelled(part[:-1])]
     first, last = (_shown({part[at] for part in parts if len(part) > level + 1}) for at in (level, -2))
     raise DataError(
         f"{data!r}: {'/'.join(deepest)} can be read in two ways: as an image of class {deepest[level]!r} (then the "
         f"classes are {first}) or of class {deepest[-2]!r} (then they are {last}). Move the images up or rename the "
-        f"folders, so that each class is one folder. {ADVICE}{_advice(any(map(_is_unlabelled, parts)))}"
+        f"folders, so that each class is one folder. {ADVICE}{_advice(bare, len(bare) < len(parts))}"
     )
 
 
@@ -169,7 +171,8 @@ def _check_splits(hollow: Sequence[str], parts: Sequence[tuple[str, ...]], data:
         number = sum(part[0] in unknown for part in parts)
         raise DataError(
             f"{data!r}: {number} images lie in {', '.join(unknown)}, which is called like no split ("
-            f"{', '.join(SYNONYMS)} and the like). Rename or remove it, or make it a class of a split."
+            f"{', '.join(list(SYNONYMS)[:3])} and the like). Rename or remove it, or make it a class of a split; or "
+            "call it unlabelled, and pass unlabelled=True."
         )
 
 

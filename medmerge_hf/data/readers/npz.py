@@ -10,7 +10,7 @@ from PIL import Image
 from ...errors import DataError
 from ..images import png_bytes
 from ..listing import LeftOut, Listing, Reader, Request, array_bytes, concatenate, image_cells, refuse_columns
-from ..splits import UNLABELLED_HINT
+from ..splits import unlabelled_hint
 
 
 IMAGES, LABELS = "images", "labels"
@@ -65,10 +65,10 @@ def _split(found: Mapping[str, np.ndarray], split: str, request: Request) -> Lis
         labels = np.full(len(images), None)
     count = len(labels) if labels.ndim else 0
     if count != len(images) or not count:
-        some = f"{prefix}{LABELS}" not in found and any(one.endswith(LABELS) for one in found)
+        some = len(images) and f"{prefix}{LABELS}" not in found and any(one.endswith(LABELS) for one in found)
         raise DataError(
             f"{where!r}: {key} has {len(images)} entries, {prefix}{LABELS} {count}: each image needs one label"
-            f"{UNLABELLED_HINT if some else ''}."
+            f"{unlabelled_hint([split]) if some else ''}."
         )
     encoded = [_encoded(image) for image in images]
     values: list[Any] = labels.reshape(count, -1).tolist() if labels.ndim > 1 else labels.tolist()

@@ -115,13 +115,15 @@ def _unlisted(files: Sequence[Path], listing: Listing, request: Request) -> list
     paths = (cell["path"] for cell in listing.images["image"] if cell and cell["bytes"] is None)
     listed = {os.path.realpath(path) for path in paths if path}
     missed = [file for file in files if os.path.realpath(file) not in listed]
-    folders = {file.parent for file in missed} - {file.parent for file in files if file not in missed}
+    folders = {file.parent for file in missed} - {file.parent for file in set(files) - set(missed)}
     if request.label_column is None:
         return missed
-    named = {folder for folder in folders if UNLABELLED in map(split_of, folder.relative_to(request.path).parts)}
+    said = {folder: {split_of(part) for part in folder.relative_to(request.path).parts} for folder in folders}
+    named = {folder for folder in folders if said[folder] & {UNLABELLED, "validation", "test"}}
     for folder in sorted(folders - named if request.unlabelled else folders):
         empty = folder.relative_to(request.path).as_posix()
-        also = UNLABELLED_HINT if folder in named else ", or call it unlabelled" if request.unlabelled else ""
+        rename = ", or call it unlabelled" if request.unlabelled else ""
+        also = UNLABELLED_HINT if UNLABELLED in said[folder] else rename
         raise DataError(
             f"No table of {str(request.path)!r} lists a file of the folder {empty!r}. List them, or take it out{also}."
         )
