@@ -28,7 +28,7 @@ from ..training.losses import log_priors
 from ..training.trainer import MedMergeTrainer
 from .build import make_single
 from .rank import rank_target
-from .run_folder import write_json
+from .run_folder import keep_history, write_json
 from .settings import Settings
 from .stages import eval_transform, evaluate, make_trainer, merge_and_finetune, whole_arguments
 
@@ -149,6 +149,7 @@ def _train_alone(source: Any, target: Any, settings: Settings, resume: bool) -> 
     record_data(model.config, target)
     trainer = _trainer(model, target, settings)
     trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args.output_dir) if resume else None)
+    keep_history(trainer)
     figures = evaluate(trainer, target, "finetuned", settings.run.resamples)
     if settings.finetune.should_save:
         model.save_pretrained(Path(settings.run.output_dir) / EXPORT)

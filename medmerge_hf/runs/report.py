@@ -39,14 +39,13 @@ from ..export.card.tables import (
 from ..networks.build import MULTI_LABEL
 from ..sources.reference import source_name
 from .options import STAGES
+from .progress import stage_title
 from .run_folder import HISTORY
 
 
 DRAWN = 30  # classes up to which a confusion matrix is drawn
 
 MISTAKES = 50  # rows of the table of confusions
-
-STAGE_TITLES = {"merge": "Merge stage", "finetune": "Fine-tuning"}
 
 
 def run_page(folder: Path, config: MedMergeConfig, weights: Any) -> str:
@@ -62,7 +61,7 @@ def run_page(folder: Path, config: MedMergeConfig, weights: Any) -> str:
     """
     record = config.record
     figures = json.loads((folder / "all_results.json").read_text())
-    histories = {stage: _history(folder / stage / HISTORY) for stage in STAGES}
+    histories = read_histories(folder)
     row = next((row for row in record.get("results", [])[::-1] if row["method"] == method_name(config)), None)
     names = [source_name(source) for source in config.sources]
     architecture = config.network.get("architecture") or config.network.get("model_type")
@@ -71,7 +70,7 @@ def run_page(folder: Path, config: MedMergeConfig, weights: Any) -> str:
         *(_counted(config, row) if row else ()),
         Section(
             "Training",
-            drawings=[draw_history(stage, logs) for stage, logs in histories.items() if logs],
+            drawings=[draw_history(stage, logs) for stage, logs in histories.items()],
             tables=[
                 *(_evaluations(stage, logs) for stage, logs in histories.items()),
                 Grid("What each stage was told", *training_rows(record.get("training", {})), folded=True),
@@ -104,13 +103,20 @@ def _choice(choice: Mapping[str, Any]) -> list[Section]:
     return [Section("How it was chosen", [*told, exported], tables=[Grid("Candidates", *choice_rows(choice))])]
 
 
-def _history(file: Path) -> list[dict[str, Any]]:
-    return json.loads(file.read_text()) if file.is_file() else []
+def read_histories(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What was logged in each stage of a run: its title -> entries of a `Trainer`'s history.
+
+    Args:
+        folder: of the run.
+    """
+    files = [*(folder / stage / HISTORY for stage in STAGES), *sorted(folder.glob(f"teachers/*/finetune/{HISTORY}"))]
+    titles = {file: stage_title(file.parent.relative_to(folder)) for file in files if file.is_file()}
+    return {f"{title[0].upper()}{title[1:]}": json.loads(file.read_text()) for file, title in titles.items()}
 
 
 def _results(config: MedMergeConfig, figures: Mapping[str, float]) -> Section:
     """Figures after each stage on every split, and those with intervals."""
-    results = config.record.get("results", [])
+    results, merged = config.record.get("results", []), len(config.sources) > 1
     resamples = min((row["resamples"] for row in results), default=0)
     note = f"In brackets: 95 % intervals by bootstrap over images ({resamples} resamples)."
     return Section(
@@ -119,7 +125,7 @@ def _results(config: MedMergeConfig, figures: Mapping[str, float]) -> Section:
         tables=[
             Grid("With intervals", *results_rows(results)),
             Grid("Each label by itself", *labels_rows(results, config.id2label.values())),
-            Grid("After each stage", *figures_rows(figures)),
+            Grid("After each stage" if merged else "The merge, which was not exported", *figures_rows(figures)),
         ],
     )
 
@@ -202,13 +208,13 @@ def draw_history(stage: str, logs: Sequence[Mapping[str, Any]]) -> Drawing:
     """Losses and macro F1 of a stage over its epochs.
 
     Args:
-        stage: `merge` or `finetune`.
-        logs: a `Trainer`'s history.
+        stage: what it is called.
+        logs: of [`read_histories`].
     """
     drawn, said = figure(4.6, 4.2), []
     losses, scores = drawn.subplots(2, 1, sharex=True)
     panels = (
-        (losses, "loss", "training loss", {"color": COLOURS[0], "ls": "--"}),
+        (losses, "loss", "training loss", {"color": COLOURS[0], "ls": "--", "marker": ".", "ms": 4}),
         (losses, "eval_loss", "validation loss", {"color": COLOURS[1], "marker": "s", "ms": 3}),
         (scores, "eval_macro_f1", "macro F1 on validation", {"color": COLOURS[2], "marker": "o", "ms": 3}),
     )
@@ -223,8 +229,8 @@ def draw_history(stage: str, logs: Sequence[Mapping[str, Any]]) -> Drawing:
     for axes in (losses, scores):
         if axes.lines:
             axes.legend()
-    losses.set_title(STAGE_TITLES[stage])
-    return Drawing(drawn, f"{STAGE_TITLES[stage]}: {'; '.join(said)}.")
+    losses.set_title(stage)
+    return Drawing(drawn, f"{stage}: {'; '.join(said)}.")
 
 
 def _evaluations(stage: str, logs: Sequence[Mapping[str, Any]]) -> Grid:
@@ -237,7 +243,7 @@ def _evaluations(stage: str, logs: Sequence[Mapping[str, Any]]) -> Grid:
         if "eval_loss" in entry
     ]
     header = ["epoch", "step", "loss", *map(metric_title, metrics)]
-    return Grid(f"{STAGE_TITLES[stage]}, evaluations on validation", header, rows, folded=True)
+    return Grid(f"{stage}, evaluations on validation", header, rows, folded=True)
 
 
 def _sources(config: MedMergeConfig) -> Section:
@@ -254,7 +260,7 @@ def _sources(config: MedMergeConfig) -> Section:
     ]
     header = ["source", "role", "revision", "licence", "sha256 of the weights", "read by"]
     points = [f"{source_name(source)}: {note}" for source in config.sources for note in source["notes"]]
-    return Section("Sources", tables=[Grid("What was merged", header, rows)], points=points)
+    return Section("Sources", tables=[Grid("What the weights come from", header, rows)], points=points)
 
 
 def _data(config: MedMergeConfig) -> Section:

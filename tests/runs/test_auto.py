@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import yaml
+from pages import Page
 
 from medmerge_hf import MedMergeModel, load_target
 from medmerge_hf.runs import auto, train
@@ -55,6 +56,15 @@ def test_a_run_trains_every_source_and_a_taught_merge(whole):
     assert timm.create_model(f"local-dir:{whole}", pretrained=True).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
 
 
+def test_the_page_shows_how_every_candidate_was_trained(whole):
+    page = Page((whole / "report.html").read_text())
+    assert "How it was chosen" in page.headings
+    drawn = [text.partition(":")[0] for text in page.pictures]
+    stages = ["Merge stage", "Fine-tuning", "Source 1 alone, fine-tuning", "Source 2 alone, fine-tuning"]
+    assert [text for text in drawn if text in stages] == stages
+    assert page.fetched == []
+
+
 def test_images_that_lose_their_labels_teach(whole, vessels):
     (checkpoint,) = (whole / "finetune").glob("checkpoint-*")
     training = MedMergeModel.from_pretrained(checkpoint).config.record["training"]
@@ -74,7 +84,8 @@ def test_a_killed_run_ends_as_one_that_was_not(whole, options, tmp_path, monkeyp
     train.main([config])
     assert {file: file.stat().st_mtime_ns for file in trained} == trained
     assert results(out) == results(whole)
-    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    for name in ("model.safetensors", "report.html"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
 def interrupted(*_, **__):
