@@ -16,8 +16,10 @@ _NAMES = {
     "MedMergeModel": "modeling_medmerge",
     "MedMergeTrainer": "training.trainer",
     "MedMergeTrainingArguments": "training.training_args",
+    "MixedImages": "training.distillation",
     "NetworkVariant": "sources.reference",
     "SourceReference": "sources.reference",
+    "Teachers": "training.distillation",
     "inspect_sources": "inspection",
     "load_target": "data",
     "make_compute_metrics": "evaluation.compute_metrics",
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from .networks.preprocessing import resolve_preprocessing as resolve_preprocessing
     from .sources.reference import NetworkVariant as NetworkVariant
     from .sources.reference import SourceReference as SourceReference
+    from .training.distillation import MixedImages as MixedImages
+    from .training.distillation import Teachers as Teachers
     from .training.single_source import single_source_model as single_source_model
     from .training.trainer import MedMergeTrainer as MedMergeTrainer
     from .training.training_args import MedMergeTrainingArguments as MedMergeTrainingArguments
