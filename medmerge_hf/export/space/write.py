@@ -38,7 +38,8 @@ READING = ("errors.py", "data/single.py", "data/dicom.py", "data/dicom_pixels.py
 GRADIO = "6.31.0"
 
 REQUIREMENTS = (
-    *(f"gradio>={GRADIO},<7", "torch>=2.6", "torchvision", "transformers>=5.0,<6", "captum>=0.8,<1", "matplotlib"),
+    *(f"gradio>={GRADIO},<7", "torch>=2.6", "torchvision", "transformers>=5.0,<6", "captum>=0.8,<1"),
+    *("matplotlib", "numpy>=2", "pillow"),
     *("pydicom>=3,<4", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg"),
 )
 OF_TIMM = "timm>=1.0.26,<2"

@@ -1,5 +1,7 @@
+import ast
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -56,6 +58,20 @@ def test_the_hub_is_told_how_to_run_it(exports, tmp_path):
         assert len(header["short_description"]) <= 60  # the Hub takes no more
         assert any(line.startswith("timm") for line in needed) == (name == "resnet")
         assert not any("medmerge" in line for line in needed)
+
+
+def test_what_runs_there_needs_what_it_says_and_not_this_package(exports, tmp_path):
+    make_space(str(exports / "native"), tmp_path / "out")
+    trees = [ast.parse(file.read_text()) for file in (tmp_path / "out").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    roots = (
+        {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"classifier", "heat_map", "reading"}
+    )
+    needed = re.findall(r"^[\w-]+", (tmp_path / "out" / "requirements.txt").read_text(), flags=re.M)
+    assert {"torch", "transformers", "gradio"} <= roots
+    assert {"pillow" if name == "PIL" else name for name in roots} <= set(needed)
 
 
 def test_examples_are_pixels_without_names_and_metadata(exports, photograph, tmp_path):

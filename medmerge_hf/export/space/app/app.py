@@ -1,5 +1,6 @@
 """A page to try the network on. Start it by `python app.py`, after `pip install -r requirements.txt`."""
 
+import functools
 from pathlib import Path
 
 import gradio as gr
@@ -22,16 +23,23 @@ KEPT = 3600
 CSS = """
 #card pre, #card pre code { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 #card th, #card td { word-break: normal; overflow-wrap: break-word; padding: 4px 6px; font-size: 0.85em; }
-footer a, footer button { color: var(--body-text-color) !important; }
+@media (max-width: 768px) { #card { max-height: none !important; overflow-x: auto; } }
+#file .or, footer a, footer button { color: var(--body-text-color) !important; }
 """
 
-# Gradio gives examples no names, and tells nobody who listens that a text has changed.
-ON_LOAD = """() => {
+# For those who listen or have no mouse: examples get names, the box for files is called what it shows, a text that has
+# changed is read out, the card can be scrolled. Gradio draws the box anew whenever the file changes.
+ACCESS = """() => setTimeout(() => {
     document.getElementById("answer").setAttribute("aria-live", "polite");
+    document.querySelector("#file button[aria-dropeffect]")?.removeAttribute("aria-label");
     document.querySelectorAll("#examples button").forEach((button, index) => {
         button.setAttribute("aria-label", `Example ${index + 1}`);
     });
-}"""
+    const card = document.getElementById("card");
+    card.tabIndex = 0;
+    card.setAttribute("role", "region");
+    card.setAttribute("aria-label", "Model card");
+}, 100)"""
 
 
 def overlay(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -104,39 +112,45 @@ def page(classifier: Classifier) -> gr.Blocks:
     Returns:
         What `launch` starts.
     """
-    title = classifier.settings["title"]
-    examples = [[str(file)] for file in sorted((HERE / "examples").glob("*.png"), key=lambda file: int(file.stem))]
+    title, names = classifier.settings["title"], ", ".join(classifier.names)
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
         gr.Markdown(
-            f"# {title}: try it\n\nGive it an image, and see how probable it finds {', '.join(classifier.names)}, and "
-            "where it looked. For research; no medical device."
+            f"# {title}: try it\n\nGive it an image, and see how probable it finds {names}, and where it looked. For "
+            "research; no medical device."
         )
         with gr.Row():
             with gr.Column(scale=3):
-                file = gr.File(label="Image or DICOM file")
-                if examples:
-                    layout = {"components": [gr.Image(visible=False)], "samples_per_page": len(examples)}
-                    samples = gr.Dataset(samples=examples, label="Examples", elem_id="examples", **layout)
-                    samples.click(lambda sample: sample[0], samples, file, api_visibility="private")
+                upload = gr.File(label="Image or DICOM file", elem_id="file")
+                add_examples(upload)
                 chosen = gr.Dropdown([MOST, *classifier.names], value=MOST, label="Heat map for")
-                text = gr.Markdown(WAITING, elem_id="answer")
-                label = gr.Label(label="Probability of each class", visible=False, show_heading=False)
-                with gr.Row():
-                    name, buttons = "What the network saw", ["download", "fullscreen"]
-                    seen = gr.Image(label=name, alt_text=name, buttons=buttons, visible=False)
-                    heat = gr.Image(label="Heat map", buttons=buttons, visible=False)
-                told = gr.Markdown()
+                shown = add_answer()
             with gr.Column(scale=2):
                 gr.Markdown(card_of(classifier), max_height=900, elem_id="card")
-        blocks.load(js=ON_LOAD)
-        gr.on(
-            [file.change, chosen.change],
-            lambda path, name: answer(classifier, path, name),
-            [file, chosen],
-            [text, label, seen, heat, told],
-            api_name="classify",
-        )
+        gr.on([blocks.load, upload.change], js=ACCESS)
+        changes, inputs = [upload.change, chosen.change], [upload, chosen]
+        gr.on(changes, functools.partial(answer, classifier), inputs, shown, api_name="classify")
     return blocks
+
+
+def add_examples(upload: gr.File) -> None:
+    """Pictures that put a file in the place of an uploaded one."""
+    files = sorted((HERE / "examples").glob("*.png"), key=lambda file: (len(file.stem), file))
+    if files:
+        layout = {"components": [gr.Image(visible=False)], "samples_per_page": len(files)}
+        samples = [[str(file)] for file in files]
+        examples = gr.Dataset(samples=samples, label="Examples", elem_id="examples", **layout)
+        examples.click(lambda sample: sample[0], examples, upload, api_visibility="private")
+
+
+def add_answer() -> list[gr.Component]:
+    """The parts of the page that [`answer`] fills."""
+    text = gr.Markdown(WAITING, elem_id="answer")
+    label = gr.Label(label="Probability of each class", visible=False, show_heading=False)
+    with gr.Row():
+        name, buttons = "What the network saw", ["download", "fullscreen"]
+        seen = gr.Image(label=name, alt_text=name, buttons=buttons, visible=False)
+        heat = gr.Image(label="Heat map", buttons=buttons, visible=False)
+    return [text, label, seen, heat, gr.Markdown()]
 
 
 if __name__ == "__main__":
