@@ -111,7 +111,7 @@ def leave_known(rows: Rows, plan: Plan, pool: Sequence[int], tested: Collection[
         first = f", the first is {rows.places[min(gone)]}: {gone[min(gone)]}" if gone else ""
         raise DataError(
             f"{rows.data!r}: no image is left to be used without a label ({len(pool)} were there{first}). Add images "
-            "without a label, or leave unlabelled out."
+            "that are not to be tested by, or leave unlabelled out."
         )
     logger.info("Unlabelled: %d images", len(left))
     return left

@@ -147,6 +147,39 @@ def test_every_row_of_a_table_is_used_or_reported_or_all_is_refused(rows, option
         assert not broken
 
 
+SHARED = [noise(8, 8) for _ in range(16)]
+CELLS = st.tuples(st.integers(0, 15), st.sampled_from("pqrstuvw"))
+
+
+@SETTINGS
+@given(
+    rows=st.lists(st.tuples(CELLS, st.sampled_from(["ill", "well"])), min_size=6, max_size=20),
+    pool=st.lists(st.tuples(CELLS, st.booleans()), min_size=1, max_size=20),
+    options=OPTIONS,
+    groups=st.booleans(),
+)
+def test_other_data_adds_no_image_and_no_group_of_a_split(rows, pool, options, groups):
+    with tempfile.TemporaryDirectory() as folder:
+        root, cells = Path(folder), [cell for cell, _ in [*rows, *pool]]
+        names = [picture(root / f"{index}.png", SHARED[image]).name for index, (image, _) in enumerate(cells)]
+        patients = [patient for _, patient in cells[: len(rows)]]
+        unknown = [None if lost else patient for (_, patient), lost in pool]
+        columns = {"label": [label for _, label in rows], "patient": patients}
+        file = table(root / "t.csv", image=names[: len(rows)], **columns)
+        more = table(root / "more.csv", image=names[len(rows) :], patient=unknown)
+        try:
+            target = load_target(file, **{**options, "unlabelled": more}, group_column="patient" if groups else None)
+        except DataError:
+            return
+        check_splits(target)
+        pixels = [row["image"].tobytes() for row in target.unlabelled]
+    assert sum(map(len, target.values())) + len(pixels) + len(target.left_out) == len(cells)
+    if groups:
+        held = {group for split in ("validation", "test") if split in target for group in target[split]["group"]}
+        known = {(SHARED[image].tobytes(), patient) for image, patient in cells}
+        assert all(any((image, patient) in known for patient in set("pqrstuvw") - held) for image in pixels)
+
+
 def check_splits(target):
     """What is true of every target: no group is torn, each class is in training, pixels have 8 bits."""
     labels = np.array(target["train"]["label"])

@@ -2,6 +2,7 @@ import errno
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -9,6 +10,7 @@ import yaml
 from medmerge_hf import MedMergeModel
 from medmerge_hf.cli import main as medmerge
 from medmerge_hf.comparison.plan import settings_of
+from medmerge_hf.data import Target
 from medmerge_hf.evaluation.tables import markdown_table
 from medmerge_hf.export.folder import save_export
 from medmerge_hf.runs import train
@@ -108,6 +110,17 @@ def test_a_full_disk_and_an_interrupt_leave_a_run_that_goes_on(options, whole, t
     assert {file: file.stat().st_mtime_ns for file in trained} == trained  # nothing was trained again
     assert results(out) == results(whole)
     assert (out / "report.html").read_text() == (whole / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("place", "pinned"), [("org/pool@0a1b", {"unlabelled": "org/pool@0a1b"}), ("scans", {}), (None, {})]
+)
+def test_images_without_a_label_are_pinned_where_they_lie_on_the_hub(place, pinned):
+    target = Target()
+    target.unlabelled_from = place
+    model = SimpleNamespace(config=SimpleNamespace(sources=[]))
+    settings = SimpleNamespace(options={"sources": []})
+    assert train.exact_revisions(model, target, settings) == {"sources": [], **pinned}
 
 
 def test_a_run_of_several_labels(options, vessels, tmp_path):
