@@ -74,7 +74,7 @@ def outcome(out):
         found |= {f"{stage} {index} {key}": t.tolist() for index, s in state.items() for key, t in s.items()}
         found[stage] = last.name
     record = json.loads((out / "medmerge" / "config.json").read_text())["record"]
-    found["page"] = (out / "report.html").read_text()
+    found["page"] = (out / "report.html").read_text().replace(out.name, "")
     return {**found, "results": record["results"], "training": record["training"]}
 
 

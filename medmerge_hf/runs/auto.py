@@ -27,8 +27,9 @@ from ..training.distillation import Teachers
 from ..training.losses import log_priors
 from ..training.trainer import MedMergeTrainer
 from .build import make_single
+from .history import keep_history
 from .rank import rank_target
-from .run_folder import keep_history, write_json
+from .run_folder import write_json
 from .settings import Settings
 from .stages import eval_transform, evaluate, make_trainer, merge_and_finetune, whole_arguments
 

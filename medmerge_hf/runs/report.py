@@ -38,9 +38,7 @@ from ..export.card.tables import (
 )
 from ..networks.build import MULTI_LABEL
 from ..sources.reference import source_name
-from .options import STAGES
-from .progress import stage_title
-from .run_folder import HISTORY
+from .history import read_histories
 
 
 DRAWN = 30  # classes up to which a confusion matrix is drawn
@@ -101,17 +99,6 @@ def _choice(choice: Mapping[str, Any]) -> list[Section]:
     told = ["Every source was fine-tuned as many steps as the merge, and taught it.", choice["advice"]]
     exported = f"Exported: {choice['exported']}."
     return [Section("How it was chosen", [*told, exported], tables=[Grid("Candidates", *choice_rows(choice))])]
-
-
-def read_histories(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """What was logged in each stage of a run: its title -> entries of a `Trainer`'s history.
-
-    Args:
-        folder: of the run.
-    """
-    files = [*(folder / stage / HISTORY for stage in STAGES), *sorted(folder.glob(f"teachers/*/finetune/{HISTORY}"))]
-    titles = {file: stage_title(file.parent.relative_to(folder)) for file in files if file.is_file()}
-    return {f"{title[0].upper()}{title[1:]}": json.loads(file.read_text()) for file, title in titles.items()}
 
 
 def _results(config: MedMergeConfig, figures: Mapping[str, float]) -> Section:

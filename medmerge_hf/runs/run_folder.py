@@ -12,7 +12,7 @@ from .options import STAGES
 from .settings import Settings
 
 
-RECORD, HISTORY = "run.yaml", "history.json"
+RECORD = "run.yaml"
 
 # Options that are nobody else's.
 PRIVATE = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "report_to", "disable_tqdm")
@@ -67,12 +67,6 @@ def write_whole(file: Path, text: str) -> None:
 def write_json(file: Path, figures: Any) -> None:
     """Figures or rows of results."""
     write_whole(file, json.dumps(figures, indent=2, sort_keys=True))
-
-
-def keep_history(trainer: Any) -> None:
-    """Leave what a trainer logged in the folder of its stage, which outlives its checkpoints."""
-    if trainer.args.should_save:
-        write_json(Path(trainer.args.output_dir) / HISTORY, trainer.state.log_history)
 
 
 def recipe_of(settings: Settings, revisions: Mapping[str, Any]) -> str:

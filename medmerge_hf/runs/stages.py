@@ -20,8 +20,9 @@ from ..training.single_source import freeze_backbone
 from ..training.trainer import MedMergeTrainer
 from ..training.training_args import MedMergeTrainingArguments
 from .build import make_model, make_single
+from .history import LogWithEvaluation, keep_history
 from .progress import follow
-from .run_folder import keep_history, write_json
+from .run_folder import write_json
 from .settings import Settings
 from .stage_arguments import fresh_accelerator
 
@@ -58,7 +59,7 @@ def make_trainer(
         eval_dataset=ImageDataset(target["validation"], pixels.eval_transform),
         compute_metrics=make_compute_metrics(model.config.num_labels, target.multi_label),
         compute_loss_func=_loss(target, settings),
-        callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+        callbacks=[LogWithEvaluation(), *([EarlyStoppingCallback(patience)] if patience else [])],
         teachers=teachers,
         unlabelled_dataset=pool,
     )
