@@ -1,4 +1,4 @@
-"""Figures of predictions: metrics, bootstrap, ranking of sources, tables that several rooms use.
+"""Figures of predictions: metrics, bootstrap, ranking of sources, tables, pictures and pages of several rooms.
 
 It never imports the model or training.
 """
