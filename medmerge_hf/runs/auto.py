@@ -72,7 +72,7 @@ def auto(target: Any, settings: Settings, resume: bool = False) -> tuple[MedMerg
         resume: go on from what a killed run left in the output folder.
 
     Returns:
-        The model that is exported, and the figures of every one that was trained.
+        The model that is exported, and its figures; those of the others after their names.
     """
     ranking = rank_target(settings, target)
     logger.info("%s", ranking.to_markdown())
@@ -88,8 +88,9 @@ def auto(target: Any, settings: Settings, resume: bool = False) -> tuple[MedMerg
     weights = {one.name: float(share) for one, share in zip(alone, shares, strict=True)}
     record_choice(chosen.model.config, ranking.advice, losses, weights, chosen.name)
     logger.info("Weights of the teachers: %s. Exported: %s.", weights, chosen.name)
-    others = {f"{one.name}, {key}": value for one in alone for key, value in one.figures.items()}
-    return chosen.model, {**figures, **others}
+    others = [one for one in (*alone, student) if one is not chosen]
+    rest = {f"{one.name}, {key}": value for one in others for key, value in one.figures.items()}
+    return chosen.model, {**chosen.figures, **rest}
 
 
 def _teachers(alone: Sequence[Candidate], shares: np.ndarray) -> Teachers:

@@ -103,7 +103,7 @@ def _choice(choice: Mapping[str, Any]) -> list[Section]:
 
 def _results(config: MedMergeConfig, figures: Mapping[str, float]) -> Section:
     """Figures after each stage on every split, and those with intervals."""
-    results, merged = config.record.get("results", []), len(config.sources) > 1
+    results = config.record.get("results", [])
     resamples = min((row["resamples"] for row in results), default=0)
     note = f"In brackets: 95 % intervals by bootstrap over images ({resamples} resamples)."
     return Section(
@@ -112,7 +112,7 @@ def _results(config: MedMergeConfig, figures: Mapping[str, float]) -> Section:
         tables=[
             Grid("With intervals", *results_rows(results)),
             Grid("Each label by itself", *labels_rows(results, config.id2label.values())),
-            Grid("After each stage" if merged else "The merge, which was not exported", *figures_rows(figures)),
+            Grid("After each stage", *figures_rows(figures)),
         ],
     )
 

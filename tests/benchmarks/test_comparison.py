@@ -17,7 +17,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def kept(request):
     """A page, and the rows that lie in a folder beside it."""
     table = pd.read_csv(BENCHMARKS / request.param / "comparison.csv").to_dict("records")
-    assert {"setting", "method", "seed", "macro_f1", "auroc"} <= set(table[0]) <= {"setting", "method", "seed", *METRICS}
+    assert (
+        {"setting", "method", "seed", "macro_f1", "auroc"} <= set(table[0]) <= {"setting", "method", "seed", *METRICS}
+    )
     known = [name for name in METRICS if name in table[0]]
     scores = [{name: line[name] for name in known if line[name] == line[name]} for line in table]
     rows = [Row(line["setting"], line["method"], line["seed"], s, s) for line, s in zip(table, scores, strict=True)]

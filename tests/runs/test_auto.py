@@ -99,7 +99,11 @@ def test_a_source_that_is_clearly_better_alone_is_exported_alone(options, tmp_pa
     model = MedMergeModel.from_pretrained(out)
     assert len(model.config.sources) == 1
     alone = json.loads((out / "medmerge" / "config.json").read_text())
-    assert alone["record"]["choice"]["exported"] in {"0", "1"}
+    name = alone["record"]["choice"]["exported"]
+    assert name in {"0", "1"}
+    figures, own = results(out), json.loads((out / "teachers" / name / "results.json").read_text())
+    assert figures["finetuned_test_macro_f1"] == own["finetuned_test_macro_f1"]
+    assert {f"{auto.STUDENT}, merged_test_macro_f1", f"{1 - int(name)}, finetuned_test_macro_f1"} <= figures.keys()
     assert "fine-tuned from one pretrained checkpoint" in (out / "README.md").read_text()
 
 
