@@ -192,14 +192,16 @@ def draw_curves(curves: Mapping[str, Sequence[Sequence[float]]], multi_label: bo
 
 @look()
 def draw_history(stage: str, logs: Sequence[Mapping[str, Any]]) -> Drawing:
-    """Losses and macro F1 of a stage over its epochs.
+    """Losses of a stage over its epochs, and macro F1 where it was evaluated.
 
     Args:
         stage: what it is called.
         logs: of [`read_histories`].
     """
-    drawn, said = figure(4.6, 4.2), []
-    losses, scores = drawn.subplots(2, 1, sharex=True)
+    evaluated = any("eval_macro_f1" in entry for entry in logs)
+    drawn, said = figure(4.6, 4.2 if evaluated else 2.4), []
+    losses, *others = drawn.subplots(1 + evaluated, 1, sharex=True, squeeze=False)[:, 0]
+    scores = others[0] if others else losses
     panels = (
         (losses, "loss", "training loss", {"color": COLOURS[0], "ls": "--", "marker": ".", "ms": 4}),
         (losses, "eval_loss", "validation loss", {"color": COLOURS[1], "marker": "s", "ms": 3}),
@@ -210,10 +212,10 @@ def draw_history(stage: str, logs: Sequence[Mapping[str, Any]]) -> Drawing:
         if points:
             axes.plot(*zip(*points, strict=True), label=name, **style)
             said.append(f"{name} from {points[0][1]:.3f} to {points[-1][1]:.3f}")
-    losses.set_ylabel("loss")
     scores.set_ylabel("macro F1")
+    losses.set_ylabel("loss")
     scores.set_xlabel("epoch")
-    for axes in (losses, scores):
+    for axes in (losses, *others):
         if axes.lines:
             axes.legend()
     losses.set_title(stage)

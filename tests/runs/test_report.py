@@ -6,7 +6,7 @@ import yaml
 from pages import Page
 
 from medmerge_hf.runs import train
-from medmerge_hf.runs.report import figures_rows
+from medmerge_hf.runs.report import draw_history, figures_rows
 
 
 SECTIONS = ["Results", "Confusion", "Calibration", "Training", "Kernel weights by depth", "Sources", "Data"]
@@ -81,3 +81,9 @@ def test_a_page_of_several_labels(folders, vessels, tmp_path):
     assert [row[0] for row in table[1:]] == ["nodule", "oedema"]
     images = {sum(map(int, row[1:])) for row in table[1:]}
     assert images == {int(page.tables["With intervals"][-1][-1])}
+
+
+@pytest.mark.parametrize(("evaluated", "panels"), [(True, 2), (False, 1)])
+def test_a_stage_that_was_not_evaluated_has_no_empty_panel(evaluated, panels):
+    logs = [{"epoch": 1.0, "loss": 0.5}, *([{"epoch": 1.0, "eval_loss": 0.4, "eval_macro_f1": 0.6}] * evaluated)]
+    assert len(draw_history("Merge stage", logs).figure.axes) == panels
