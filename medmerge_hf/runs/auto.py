@@ -41,7 +41,7 @@ STUDENT = "taught merge"
 EXPORT, DONE = "export", "results.json"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Candidate:
     """A network that may be exported.
 
@@ -78,10 +78,10 @@ def auto(target: Any, settings: Settings, resume: bool = False) -> tuple[MedMerg
     logger.info("%s", ranking.to_markdown())
     alone = [_alone(place, target, settings, resume) for place in range(len(settings.source.sources))]
     shares = useful_weights(np.stack([one.truths for one in alone]))
-    own = anchored(settings, ranking.best)
+    best = min(alone, key=lambda one: one.loss)
+    own = anchored(settings, alone.index(best))
     model, figures = merge_and_finetune(target, own, settings.run.resamples, resume, _teachers(alone, shares))
     student = Candidate(STUDENT, model, figures, _held_out(model, target, settings))
-    best = min(alone, key=lambda one: one.loss)
     chosen = best if clearly_worse(student.truths, best.truths) else student
     _note(chosen.model, [student, *alone])
     losses = {one.name: one.loss for one in (*alone, student)}
