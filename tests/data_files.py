@@ -61,3 +61,8 @@ def npz(file: Path, train: int = 12, labels: Any = None, **more: Any) -> str:
 def sizes(target: Any) -> dict[str, int]:
     """Split -> number of images."""
     return {split: len(rows) for split, rows in target.items()}
+
+
+def pixels(rows: Any) -> list[bytes]:
+    """Of each image of a split."""
+    return [np.asarray(image).tobytes() for image in rows["image"]]

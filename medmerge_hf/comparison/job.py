@@ -118,8 +118,7 @@ class Job:
 
         They are augmented as in training: with statistics of plain ones a trained network loses about a point.
         """
-        model = self.single()
-        model.network.load_state_dict(state)
+        model = self.trained(state)
         trainer = self.trainer(model, "finetune")
         recalibrate_batch_norm(model, (batch for _ in range(PASSES) for batch in trainer.get_train_dataloader()))
         return self.outcome(trainer, splits=splits, **notes)
@@ -133,8 +132,8 @@ class Job:
         set_seed(self.settings.run.seed)
         return make_single(self.settings.source.sources[place], self.settings, self.target)
 
-    def trained(self, state: State, place: int) -> MedMergeModel:
-        """What training made of one of the sources."""
+    def trained(self, state: State, place: int = 0) -> MedMergeModel:
+        """What training made of one of the sources, the first by default."""
         model = self.single(place)
         model.network.load_state_dict(state)
         return model

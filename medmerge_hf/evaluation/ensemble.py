@@ -10,27 +10,6 @@ from ..errors import SettingsError
 # Images that speak for each network before any is looked at: few held-out images cannot tell equal networks apart.
 PRIOR = 10.0
 ROUNDS = 500
-LEAST = 1e-7  # probability
-
-
-def of_truth(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The probability that a network gives to what is true.
-
-    Args:
-        probabilities: `[N, K]`.
-        labels: `[N]` classes, or `[N, K]` of several labels.
-
-    Returns:
-        `[N]`, or `[N * K]`: a label is present or not.
-
-    Example:
-        >>> of_truth(np.array([[0.75, 0.25]]), np.array([1])).tolist()
-        [0.25]
-    """
-    sure = np.clip(probabilities, LEAST, 1 - LEAST)
-    if labels.ndim == 1:
-        return sure[np.arange(len(labels)), labels]
-    return np.where(labels >= 0.5, sure, 1 - sure).ravel()
 
 
 def mixture_weights(truths: np.ndarray, prior: float = PRIOR) -> np.ndarray:

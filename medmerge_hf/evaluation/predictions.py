@@ -10,6 +10,9 @@ from scipy.special import expit, softmax
 from ..errors import SettingsError
 
 
+LEAST = 1e-7  # probability, where logarithms are taken
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
     """A model's predictions of N images with K classes or labels.
@@ -147,6 +150,26 @@ class Resamples:
 def ratio(part: np.ndarray, whole: np.ndarray, empty: float = 0.0) -> np.ndarray:
     """`part / whole`, and `empty` where the whole is 0."""
     return np.divide(part, whole, out=np.full_like(part, empty), where=whole != 0)
+
+
+def of_truth(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The probability that a network gives to what is true.
+
+    Args:
+        probabilities: `[N, K]`.
+        labels: `[N]` classes, or `[N, K]` of several labels.
+
+    Returns:
+        `[N]`, or `[N * K]`: a label is present or not.
+
+    Example:
+        >>> of_truth(np.array([[0.75, 0.25]]), np.array([1])).tolist()
+        [0.25]
+    """
+    sure = np.clip(probabilities, LEAST, 1 - LEAST)
+    if labels.ndim == 1:
+        return sure[np.arange(len(labels)), labels]
+    return np.where(labels >= 0.5, sure, 1 - sure).ravel()
 
 
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -9,14 +9,13 @@ import numpy as np
 from ..errors import DataError
 from .bootstrap import Interval
 from .compute_metrics import make_compute_metrics
-from .predictions import counts_of, resample_draws
+from .predictions import LEAST, counts_of, of_truth, resample_draws
 
 
 FOLDS = 5
 # Inverse strengths of the L2 penalty; of each set of features the best one counts.
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 RESAMPLES = 1000
-LEAST = 1e-7  # probability
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +33,8 @@ class Probe:
     @property
     def losses(self) -> np.ndarray:
         """Cross-entropy of each image, `[N]`, in nats; the mean over labels where there are several."""
-        sure = np.clip(self.probabilities, LEAST, 1 - LEAST)
-        if self.labels.ndim == 1:
-            return -np.log(sure[np.arange(len(sure)), self.labels])
-        return -(self.labels * np.log(sure) + (1 - self.labels) * np.log(1 - sure)).mean(axis=1)
+        truths = of_truth(self.probabilities, self.labels)
+        return -np.log(truths).reshape(len(self.labels), -1).mean(axis=1)
 
     @property
     def logits(self) -> np.ndarray:

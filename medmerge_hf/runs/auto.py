@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.state import PartialState
-from scipy.special import expit, softmax
 from transformers import set_seed
 
 from ..data import ImageDataset
-from ..evaluation.ensemble import of_truth, useful_weights
+from ..evaluation.ensemble import useful_weights
+from ..evaluation.predictions import Predictions, of_truth
 from ..export.card.record import record_choice, record_data
 from ..modeling_medmerge import MedMergeModel
 from ..sources.reference import stated_name
@@ -26,7 +26,7 @@ from ..training.checkpoints import last_checkpoint
 from ..training.distillation import Teachers
 from ..training.losses import log_priors
 from ..training.trainer import MedMergeTrainer
-from .build import make_single
+from .build import make_single, with_sources
 from .history import keep_history
 from .rank import rank_target
 from .run_folder import write_json
@@ -111,10 +111,7 @@ def anchored(settings: Settings, anchor: int) -> Settings:
         settings: of the run.
         anchor: place of the source.
     """
-    order = [anchor, *(place for place in range(len(settings.source.sources)) if place != anchor)]
-    sources = [settings.source.sources[place] for place in order]
-    given = {**settings.options, "sources": sources}
-    return dataclasses.replace(settings, source=dataclasses.replace(settings.source, sources=sources), options=given)
+    return with_sources(settings, sorted(range(len(settings.source.sources)), key=lambda place: place != anchor))
 
 
 def clearly_worse(ours: np.ndarray, theirs: np.ndarray) -> bool:
@@ -168,8 +165,6 @@ def _held_out(model: MedMergeModel, target: Any, settings: Settings) -> np.ndarr
     images = ImageDataset(target["validation"], eval_transform(model))
     logits = _trainer(model, target, settings).predict(images).predictions
     labels = np.asarray(target["validation"]["label"])
-    if target.multi_label:
-        return of_truth(expit(logits), labels)
     if settings.data.class_priors:  # what the network leaves to its loss
         logits = logits + log_priors(target["train"]["label"], len(target.classes)).numpy()
-    return of_truth(softmax(logits, axis=1), labels)
+    return of_truth(Predictions.of_logits(logits, labels, target.multi_label).scores, labels)

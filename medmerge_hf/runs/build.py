@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,17 @@ def choose_sources(settings: Settings, target: Any) -> Settings:
     names = [stated_name(source) for source in settings.source.sources]
     found = ", ".join(f"{names[place]} {scores[place]:.3f}" for place in order)
     logger.info("Linear probe of the sources, macro F1: %s. Merging the first %d.", found, keep)
-    chosen = [settings.source.sources[place] for place in order[:keep]]
+    return with_sources(settings, order[:keep])
+
+
+def with_sources(settings: Settings, places: Sequence[int]) -> Settings:
+    """The settings with some of their sources, the anchor first; none is left to be chosen.
+
+    Args:
+        settings: of the run.
+        places: of the sources.
+    """
+    chosen = [settings.source.sources[place] for place in places]
     kept = dataclasses.replace(settings.source, sources=chosen, keep_best=None)
     options = {key: value for key, value in settings.options.items() if key != "keep_best"}
     return dataclasses.replace(settings, source=kept, options={**options, "sources": chosen})

@@ -107,8 +107,19 @@ def rank_target(settings: Settings, target: Any) -> Ranking:
     """
     seed = settings.run.seed
     found = [training_features(make_single(one, settings, target), target, seed) for one in settings.source.sources]
-    features, labels = [own for own, _ in found], found[0][1]
     names = [stated_name(source) for source in settings.source.sources]
+    return ranking_of(names, [own for own, _ in found], found[0][1], seed)
+
+
+def ranking_of(names: Sequence[str], features: list[np.ndarray], labels: np.ndarray, seed: int) -> Ranking:
+    """What probes of features promise.
+
+    Args:
+        names: of the sources.
+        features: of each, `[N, D]` of the same images.
+        labels: `[N]` classes from 0, or `[N, K]` of several labels.
+        seed: of the folds.
+    """
     together = probe(np.concatenate(features, axis=1), labels, seed)
     return Ranking(names, [probe(own, labels, seed) for own in features], together, likeness(features))
 

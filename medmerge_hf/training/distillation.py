@@ -12,7 +12,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..errors import SettingsError
 from ..networks.preprocessing import Preprocessing, resolve_preprocessing
-from .losses import IGNORED
+from .losses import counted
 
 
 UNLABELLED = "unlabelled"  # key of a batch
@@ -246,8 +246,7 @@ class DistillationLoss:
 
     def _divergence(self, logits: Tensor, lesson: Lesson, items: Any) -> Tensor:
         copies = len(lesson.probabilities) // len(lesson.labels)
-        counts = (lesson.labels != IGNORED).to(logits.device)
-        items = counts.sum() if items is None else items.to(logits.device) if isinstance(items, Tensor) else items
+        counts, items = counted(lesson.labels.to(logits.device), items)
         student = logits / self.temperature
         if lesson.multi_label:
             each = _binary_divergence(student, lesson.probabilities)

@@ -82,6 +82,18 @@ def log_priors(labels: Any, num_labels: int) -> Tensor:
     return torch.as_tensor(np.log(counts / counts.sum()), dtype=torch.float32)
 
 
+def counted(labels: Tensor, num_items_in_batch: "Tensor | int | None") -> tuple[Tensor, Any]:
+    """Which labels of a batch count, and how many do in the whole step, on the device of the labels.
+
+    Args:
+        labels: -100 does not count.
+        num_items_in_batch: of the step; by default those of this batch.
+    """
+    counts = labels != IGNORED
+    items = counts.sum() if num_items_in_batch is None else num_items_in_batch
+    return counts, items.to(labels.device) if isinstance(items, Tensor) else items
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskLoss:
     """The loss of an image classifier, as a `Trainer` takes it (`compute_loss_func`).
@@ -155,9 +167,7 @@ class TaskLoss:
             raise DataError("The training images come without 'labels': a batch needs them beside pixel_values.")
         logits = (outputs["logits"] if isinstance(outputs, dict) else outputs[0]).float()
         labels = labels.to(logits.device)
-        counts = labels != IGNORED
-        items = counts.sum() if num_items_in_batch is None else num_items_in_batch
-        items = items.to(logits.device) if isinstance(items, Tensor) else items
+        counts, items = counted(labels, num_items_in_batch)
         return self._sum(self._problem(logits, labels), logits, labels, counts) / items
 
     def _sum(self, problem: str, logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:

@@ -6,15 +6,11 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
-from data_files import class_folders, noise, npz, picture, pictures, sizes, table
+from data_files import class_folders, noise, npz, picture, pictures, pixels, sizes, table
 from PIL import Image
 
 from medmerge_hf.data import ImageDataset, load_target
 from medmerge_hf.errors import DataError
-
-
-def pixels(rows):
-    return [np.asarray(image).tobytes() for image in rows["image"]]
 
 
 def held_back(target):

@@ -5,16 +5,12 @@ from collections import Counter
 import datasets
 import numpy as np
 import pytest
-from data_files import class_folders, noise, npz, picture, pictures, sizes, table
+from data_files import class_folders, noise, npz, picture, pictures, pixels, sizes, table
 from dicom_files import write_dicom
 from PIL import Image
 
 from medmerge_hf.data import ImageDataset, load_target
 from medmerge_hf.errors import DataError
-
-
-def pixels(rows):
-    return [np.asarray(image).tobytes() for image in rows["image"]]
 
 
 def rows_of(count, **columns):

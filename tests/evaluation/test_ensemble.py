@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from medmerge_hf.errors import SettingsError
-from medmerge_hf.evaluation.ensemble import mixture_weights, of_truth, useful_weights
+from medmerge_hf.evaluation.ensemble import mixture_weights, useful_weights
 
 
 @given(st.integers(0, 1000), st.integers(2, 4), st.floats(0.5, 20))
@@ -30,11 +30,6 @@ def test_a_network_that_only_raises_the_loss_gets_no_weight():
     found = useful_weights(np.stack([good, other, np.full(200, 0.1)]))
     assert found[2] == 0
     assert min(found[:2]) > 0.3
-
-
-def test_several_labels_count_one_by_one():
-    found = of_truth(np.array([[0.9, 0.2]]), np.array([[1.0, 0.0]]))
-    np.testing.assert_allclose(found, [0.9, 0.8])
 
 
 def test_no_network_is_refused():

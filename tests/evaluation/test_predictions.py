@@ -6,7 +6,7 @@ from sklearn import metrics as sk
 
 from medmerge_hf.errors import SettingsError
 from medmerge_hf.evaluation.metrics import METRICS
-from medmerge_hf.evaluation.predictions import Predictions, Resamples, counts_of, resample_draws
+from medmerge_hf.evaluation.predictions import Predictions, Resamples, counts_of, of_truth, resample_draws
 
 
 @st.composite
@@ -89,3 +89,8 @@ def test_labels_beyond_the_classes_are_refused_with_the_number_that_is_needed():
 def test_logits_are_no_probabilities():
     with pytest.raises(SettingsError, match=r"from -1\.0 to 2\.0"):
         Predictions.of_probabilities(np.array([[-1.0, 2.0]]), np.array([0]))
+
+
+def test_of_several_labels_the_probability_of_each_ones_truth_counts():
+    found = of_truth(np.array([[0.9, 0.2]]), np.array([[1.0, 0.0]]))
+    np.testing.assert_allclose(found, [0.9, 0.8])

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-import yaml
 from pages import Page
+from run_files import results, write
 
 from medmerge_hf import MedMergeModel, load_target
 from medmerge_hf.runs import auto, train
@@ -24,17 +24,6 @@ def options(folders, vessels):
         **{"label_fraction": 0.5, "unlabelled": True, "class_priors": True},
         **{"merge": {**stage, "kernel_learning_rate": 0.05}, "finetune": {**stage, "learning_rate": 0.001}},
     }
-
-
-def write(folder, options):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({**options, "output_dir": str(folder / "out")}))
-    return str(folder / "config.yaml"), folder / "out"
-
-
-def results(folder):
-    found = json.loads((folder / "all_results.json").read_text())
-    return {key: value for key, value in found.items() if "runtime" not in key and "time" not in key}
 
 
 @pytest.fixture(scope="module")

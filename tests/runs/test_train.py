@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
+from run_files import results, write
 
 from medmerge_hf import MedMergeModel
 from medmerge_hf.cli import main as medmerge
@@ -30,18 +30,6 @@ def options(folders, vessels):
         **{"sources": folders[:2], "data": str(vessels), "image_size": 32, "resamples": 20},
         **{"merge": merge, "finetune": {**STAGE, "learning_rate": 0.001}},
     }
-
-
-def write(folder, options):
-    """A config, and the folder that its run is written to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({**options, "output_dir": str(folder / "out")}))
-    return str(folder / "config.yaml"), folder / "out"
-
-
-def results(folder):
-    found = json.loads((folder / "all_results.json").read_text())
-    return {key: value for key, value in found.items() if "runtime" not in key and "time" not in key}
 
 
 @pytest.fixture(scope="module")

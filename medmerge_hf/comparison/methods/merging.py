@@ -96,8 +96,7 @@ def of_fine_tuned(job: Job, learned: bool = True) -> Outcome:
     tuned = sorted(job.earlier[FINE_TUNED], key=validation_f1, reverse=True)
     sources = []
     for outcome in tuned:
-        alone = job.single()
-        alone.network.load_state_dict(outcome.states["end"])
+        alone = job.trained(outcome.states["end"])
         sources.append(getattr(alone.network, "timm_model", alone.network))
     model = job.merging(sources=sources, align="activations", keep_best=None)
     model.network.load_state_dict(tuned[0].states["end"])  # the head of the best, too

@@ -3,10 +3,11 @@
 import numpy as np
 import torch
 
-from ...evaluation.probe import gain, log_loss, macro_f1, probe
 from ...evaluation.ranking import probe_score
 from ...networks.batch_norm import recalibrate_batch_norm
 from ...runs.build import training_features
+from ...runs.rank import ranking_of
+from ...sources.reference import stated_name
 from ...training.single_source import freeze_backbone
 from ..job import Job, train, weights_of
 from ..registry import method
@@ -40,8 +41,7 @@ def lp_ft(job: Job) -> Outcome:
 def reestimated(job: Job) -> Outcome:
     """LP-FT with BatchNorm statistics re-estimated in between, as a merge has them at its collapse."""
     (tuned,) = job.earlier[LP_FT]
-    model = job.single()
-    model.network.load_state_dict(tuned.states["start"])
+    model = job.trained(tuned.states["start"])
     recalibrate_batch_norm(model.network, job.images(model))
     return train(job, model, "finetune", tuned.notes["head_steps"])
 
@@ -60,7 +60,6 @@ def ranking_of_all(job: Job) -> Outcome:
     features = [outcome.states["features"]["train"].double().numpy() for outcome in job.earlier[PROBE]]
     seed = job.settings.run.seed
     labels = np.asarray(job.target["train"].shuffle(seed=seed)["label"])  # in the order of the features
-    best = min((probe(own, labels, seed) for own in features), key=lambda one: float(one.losses.mean()))
-    whole = probe(np.concatenate(features, axis=1), labels, seed)
-    found = {"log_loss": gain(whole, best, log_loss), "macro_f1": gain(whole, best, macro_f1)}
-    return Outcome({}, {}, notes={name: [one.mean, one.low, one.high] for name, one in found.items()})
+    found = ranking_of([stated_name(source) for source in job.settings.source.sources], features, labels, seed)
+    gains = {"log_loss": found.loss_gain, "macro_f1": found.f1_gain}
+    return Outcome({}, {}, notes={name: [one.mean, one.low, one.high] for name, one in gains.items()})
