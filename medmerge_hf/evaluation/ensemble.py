@@ -1,15 +1,67 @@
-"""How much each of several networks counts in their mean, from what they say of images that none has seen."""
+"""How sure networks may be and how much each counts in their mean, from what they say of images that none has seen."""
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from ..errors import SettingsError
+from .predictions import Predictions, of_truth
 
 
 # Images that speak for each network before any is looked at: few held-out images cannot tell equal networks apart.
 PRIOR = 10.0
 ROUNDS = 500
+
+# Temperatures that are looked at: few labels make networks too sure of themselves; none is made surer, since a handful
+# of held-out images that are all right would have it be certain.
+COOLEST, HOTTEST = 1.0, 20.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What a network says of images that it has not seen.
+
+    Attributes:
+        logits: `[N, K]`.
+        labels: `[N]` classes, or `[N, K]` of several labels.
+        priors: `[K]`, what the network leaves to its loss ([`log_priors`]), if anything.
+
+    Example:
+        >>> logits = np.array([[8.0, 0.0], [8.0, 0.0], [0.0, 8.0], [8.0, 0.0]])
+        >>> seen = HeldOut(logits, np.array([0, 0, 1, 1]))  # always sure, and right of three in four
+        >>> round(seen.temperature, 1), seen.truths.round(2).tolist()
+        (7.3, [0.75, 0.75, 0.75, 0.25])
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    priors: np.ndarray | None = None
+
+    @functools.cached_property
+    def temperature(self) -> float:
+        """By which logits are divided so that the log-loss is lowest (Guo et al., arXiv 1706.04599), from 1 on."""
+        found = minimize_scalar(
+            lambda log: -np.log(self._at(np.exp(log))).mean(), bounds=np.log((COOLEST, HOTTEST)), method="bounded"
+        )
+        return float(np.exp(found.x))
+
+    @functools.cached_property
+    def truths(self) -> np.ndarray:
+        """`[N]`, the probability that it gives at its temperature to what is true; `[N * K]` of several labels."""
+        return self._at(self.temperature)
+
+    @property
+    def loss(self) -> float:
+        """Log-loss at its temperature."""
+        return float(-np.log(self.truths).mean())
+
+    def _at(self, temperature: float) -> np.ndarray:
+        logits = self.logits / temperature + (0.0 if self.priors is None else self.priors)
+        seen = Predictions.of_logits(logits, self.labels, multi_label=self.labels.ndim == 2)
+        return of_truth(seen.scores, self.labels)
 
 
 def mixture_weights(truths: np.ndarray, prior: float = PRIOR) -> np.ndarray:

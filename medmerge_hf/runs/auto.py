@@ -12,26 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate.state import PartialState
 from transformers import set_seed
 
-from ..data import ImageDataset
-from ..evaluation.ensemble import useful_weights
-from ..evaluation.predictions import Predictions, of_truth
+from ..evaluation.ensemble import HeldOut
 from ..export.card.record import record_choice, record_data
 from ..modeling_medmerge import MedMergeModel
 from ..sources.reference import stated_name
 from ..training.checkpoints import last_checkpoint
-from ..training.distillation import Teachers
-from ..training.losses import log_priors
 from ..training.trainer import MedMergeTrainer
 from .build import make_single, with_sources
 from .history import keep_history
 from .rank import rank_target
 from .run_folder import write_json
 from .settings import Settings
-from .stages import eval_transform, evaluate, make_trainer, merge_and_finetune, whole_arguments
+from .stages import evaluate, make_trainer, merge_and_finetune, whole_arguments
+from .teachers import held_out, shares_of, teachers_of
 
 
 logger = logging.getLogger(__name__)
@@ -49,18 +45,13 @@ class Candidate:
         name: of the source that it is, or of the merge.
         model: trained.
         figures: on validation and test.
-        truths: `[N]`, the probability that it gives to what is true of each validation image (or label).
+        seen: what it says of the validation images.
     """
 
     name: str
     model: MedMergeModel
     figures: dict[str, float]
-    truths: np.ndarray
-
-    @property
-    def loss(self) -> float:
-        """Log-loss on validation."""
-        return float(-np.log(self.truths).mean())
+    seen: HeldOut
 
 
 def auto(target: Any, settings: Settings, resume: bool = False) -> tuple[MedMergeModel, dict[str, float]]:
@@ -77,31 +68,31 @@ def auto(target: Any, settings: Settings, resume: bool = False) -> tuple[MedMerg
     ranking = rank_target(settings, target)
     logger.info("%s", ranking.to_markdown())
     alone = [_alone(place, target, settings, resume) for place in range(len(settings.source.sources))]
-    shares = useful_weights(np.stack([one.truths for one in alone]))
-    best = min(alone, key=lambda one: one.loss)
+    best = min(alone, key=lambda one: one.seen.loss)
     own = anchored(settings, alone.index(best))
-    model, figures = merge_and_finetune(target, own, settings.run.resamples, resume, _teachers(alone, shares))
-    student = Candidate(STUDENT, model, figures, _held_out(model, target, settings))
-    chosen = best if clearly_worse(student.truths, best.truths) else student
-    _note(chosen.model, [student, *alone])
-    losses = {one.name: one.loss for one in (*alone, student)}
-    weights = {one.name: float(share) for one, share in zip(alone, shares, strict=True)}
-    record_choice(chosen.model.config, ranking.advice, losses, weights, chosen.name)
-    logger.info("Weights of the teachers: %s. Exported: %s.", weights, chosen.name)
+    teachers = teachers_of([one.model for one in alone], [one.seen for one in alone])
+    model, figures = merge_and_finetune(target, own, settings.run.resamples, resume, teachers)
+    student = Candidate(STUDENT, model, figures, held_out(model, target, settings))
+    chosen = best if clearly_worse(student.seen.truths, best.seen.truths) else student
+    _record(chosen, student, alone, ranking.advice)
     others = [one for one in (*alone, student) if one is not chosen]
     rest = {f"{one.name}, {key}": value for one in others for key, value in one.figures.items()}
     return chosen.model, {**chosen.figures, **rest}
 
 
-def _teachers(alone: Sequence[Candidate], shares: np.ndarray) -> Teachers:
-    taken = [(one.model, share) for one, share in zip(alone, shares, strict=True) if share > 0]
-    return Teachers([model for model, _ in taken], [float(share) for _, share in taken])
-
-
-def _note(model: MedMergeModel, candidates: Sequence[Candidate]) -> None:
-    """The figures of all candidates stand on the card of the one that is exported."""
-    results = [row for one in candidates for row in one.model.config.record["results"]]
-    model.config.record = {**model.config.record, "results": results}
+def _record(chosen: Candidate, student: Candidate, alone: Sequence[Candidate], advice: str) -> None:
+    """The figures of all candidates, and how one was chosen, stand on the card of the one that is exported."""
+    candidates, config = [student, *alone], chosen.model.config
+    config.record = {
+        **config.record,
+        "results": [row for one in candidates for row in one.model.config.record["results"]],
+    }
+    losses = {one.name: one.seen.loss for one in (*alone, student)}
+    temperatures = {one.name: one.seen.temperature for one in (*alone, student)}
+    found = zip(alone, shares_of([one.seen for one in alone]), strict=True)
+    shares = {one.name: float(share) for one, share in found}
+    record_choice(config, advice, losses, temperatures, shares, chosen.name)
+    logger.info("Weights of the teachers: %s. Exported: %s.", shares, chosen.name)
 
 
 def anchored(settings: Settings, anchor: int) -> Settings:
@@ -139,7 +130,7 @@ def _alone(place: int, target: Any, settings: Settings, resume: bool) -> Candida
     PartialState().wait_for_everyone()
     # Read back also by the run that trained it: the last bits of what weights compute depend on where they lie.
     model, figures = MedMergeModel.from_pretrained(folder / EXPORT), json.loads((folder / DONE).read_text())
-    return Candidate(stated_name(source), model, figures, _held_out(model, target, settings))
+    return Candidate(stated_name(source), model, figures, held_out(model, target, settings))
 
 
 def _train_alone(source: Any, target: Any, settings: Settings, resume: bool) -> None:
@@ -157,14 +148,3 @@ def _train_alone(source: Any, target: Any, settings: Settings, resume: bool) -> 
 
 def _trainer(model: MedMergeModel, target: Any, settings: Settings) -> MedMergeTrainer:
     return make_trainer(model, target, settings, whole_arguments(settings))
-
-
-@torch.no_grad()
-def _held_out(model: MedMergeModel, target: Any, settings: Settings) -> np.ndarray:
-    """The probability that a model gives to the truth of each validation image, `[N]`, or of each label, `[N * K]`."""
-    images = ImageDataset(target["validation"], eval_transform(model))
-    logits = _trainer(model, target, settings).predict(images).predictions
-    labels = np.asarray(target["validation"]["label"])
-    if settings.data.class_priors:  # what the network leaves to its loss
-        logits = logits + log_priors(target["train"]["label"], len(target.classes)).numpy()
-    return of_truth(Predictions.of_logits(logits, labels, target.multi_label).scores, labels)

@@ -69,10 +69,22 @@ def make_trainer(
 
 def _loss(target: Any, settings: Settings) -> TaskLoss | None:
     """What makes up for classes of unequal size, if the settings ask for it."""
-    labels, count = target["train"]["label"], len(target.classes)
     if settings.data.class_weights:
-        return TaskLoss(balanced_weights(labels, count))
-    return TaskLoss(priors=log_priors(labels, count)) if settings.data.class_priors else None
+        return TaskLoss(balanced_weights(target["train"]["label"], len(target.classes)))
+    priors = class_priors(target, settings)
+    return None if priors is None else TaskLoss(priors=priors)
+
+
+def class_priors(target: Any, settings: Settings) -> torch.Tensor | None:
+    """Log frequencies of the classes that the loss adds to the logits, `[K]`, if the settings ask for it.
+
+    Args:
+        target: the data set.
+        settings: of the run.
+    """
+    if not settings.data.class_priors:
+        return None
+    return log_priors(target["train"]["label"], len(target.classes))
 
 
 def eval_transform(model: Any) -> Any:

@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from scipy.special import expit, softmax
 
 from medmerge_hf.errors import SettingsError
-from medmerge_hf.evaluation.ensemble import mixture_weights, useful_weights
+from medmerge_hf.evaluation.ensemble import HeldOut, mixture_weights, useful_weights
 
 
 @given(st.integers(0, 1000), st.integers(2, 4), st.floats(0.5, 20))
@@ -35,3 +36,25 @@ def test_a_network_that_only_raises_the_loss_gets_no_weight():
 def test_no_network_is_refused():
     with pytest.raises(SettingsError, match="need their probabilities"):
         mixture_weights(np.zeros((0, 3)))
+
+
+@given(st.integers(0, 1000), st.floats(1.2, 8), st.booleans())
+def test_a_network_that_is_too_sure_gets_the_temperature_that_makes_it_right(seed, factor, several):
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 2, (4000, 3))
+    if several:
+        labels = (random.random(logits.shape) < expit(logits)).astype(float)
+    else:
+        labels = np.array([random.choice(3, p=row) for row in softmax(logits, axis=1)])
+    assert HeldOut(factor * logits, labels).temperature == pytest.approx(factor, rel=0.15)
+
+
+def test_priors_are_no_part_of_what_a_temperature_divides():
+    random = np.random.default_rng(0)
+    logits, priors = random.normal(0, 2, (4000, 3)), np.log([0.8, 0.15, 0.05])
+    labels = np.array([random.choice(3, p=row) for row in softmax(logits + priors, axis=1)])
+    assert HeldOut(3 * logits, labels, priors).temperature == pytest.approx(3, rel=0.1)
+
+
+def test_a_network_that_is_right_of_few_images_is_not_made_surer():
+    assert HeldOut(np.eye(3), np.arange(3)).temperature == pytest.approx(1, abs=1e-3)

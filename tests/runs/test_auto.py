@@ -39,6 +39,7 @@ def test_a_run_trains_every_source_and_a_taught_merge(whole):
     record = MedMergeModel.from_pretrained(whole).config.record
     assert record["choice"]["losses"].keys() == {"0", "1", auto.STUDENT}
     assert sum(record["choice"]["shares"].values()) == pytest.approx(1)
+    assert min(record["choice"]["temperatures"].values()) >= 1
     card = (whole / "README.md").read_text()
     assert "How it was chosen" in card
     assert record["choice"]["exported"] in card

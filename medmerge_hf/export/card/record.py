@@ -164,19 +164,25 @@ def record_result(
 
 
 def record_choice(
-    config: MedMergeConfig, advice: str, losses: Mapping[str, float], shares: Mapping[str, float], exported: str
+    config: MedMergeConfig,
+    advice: str,
+    losses: Mapping[str, float],
+    temperatures: Mapping[str, float],
+    shares: Mapping[str, float],
+    exported: str,
 ) -> None:
     """Note what a model was chosen among.
 
     Args:
         config: of the model; changed.
         advice: what the ranking said before any training.
-        losses: candidate -> log-loss on validation.
+        losses: candidate -> log-loss on validation, at its temperature.
+        temperatures: candidate -> by which its logits are divided there.
         shares: source -> its weight among the teachers.
         exported: the candidate that this model is.
     """
-    choice = {"advice": advice, "losses": dict(losses), "shares": dict(shares), "exported": exported}
-    config.record = {**config.record, "choice": choice}
+    tables = {"losses": dict(losses), "temperatures": dict(temperatures), "shares": dict(shares)}
+    config.record = {**config.record, "choice": {"advice": advice, **tables, "exported": exported}}
 
 
 def label_figures(logits: Any, truth: Any, names: Mapping[int, str]) -> dict[str, dict[str, float]]:

@@ -54,12 +54,12 @@ def choice_rows(choice: Mapping[str, Any]) -> Table:
     Args:
         choice: of [`record_choice`]; nothing where nothing was chosen.
     """
-    shares = choice.get("shares", {})
+    shares, temperatures = choice.get("shares", {}), choice.get("temperatures", {})
     rows = [
-        [name, f"{loss:.3f}", f"{shares[name]:.2f}" if name in shares else "-"]
+        [name, f"{loss:.3f}", f"{temperatures[name]:.1f}", f"{shares[name]:.2f}" if name in shares else "-"]
         for name, loss in choice.get("losses", {}).items()
     ]
-    return ["model", "log-loss on validation", "weight as a teacher"], rows
+    return ["model", "log-loss on validation", "at the temperature", "weight as a teacher"], rows
 
 
 def training_rows(training: Mapping[str, Mapping[str, Any]]) -> Table:
