@@ -91,8 +91,26 @@ def mixture_weights(truths: np.ndarray, prior: float = PRIOR) -> np.ndarray:
     return weights
 
 
+def clearly_worse(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether a network tells held-out images worse than another, by more than a standard error of the difference.
+
+    Args:
+        ours: `[N]`, the probability that it gives to what is true.
+        theirs: of the other one, of the same images.
+
+    Example:
+        >>> clearly_worse(np.array([0.4, 0.5, 0.6]), np.array([0.8, 0.9, 0.8]))
+        True
+    """
+    more = np.log(theirs) - np.log(ours)
+    error = more.std(ddof=1) / len(more) ** 0.5 if len(more) > 1 else 0.0
+    return bool(more.mean() > error)
+
+
 def useful_weights(truths: np.ndarray, prior: float = PRIOR) -> np.ndarray:
-    """[`mixture_weights`] of the networks that lower the log-loss of the mean; 0 of those that do not.
+    """[`mixture_weights`] of the networks; 0 of those without which the mean tells the images clearly better.
+
+    A mean is seldom worse than its parts, and a handful of images can make any network look useless.
 
     Args:
         truths: `[S, N]`, of [`of_truth`].
@@ -107,15 +125,16 @@ def useful_weights(truths: np.ndarray, prior: float = PRIOR) -> np.ndarray:
     """
     kept = list(range(len(truths)))
     while len(kept) > 1:
-        losses = [_loss(truths, [one for one in kept if one != out], prior) for out in kept]
-        if min(losses) > _loss(truths, kept, prior):
+        without = [_mean(truths, [one for one in kept if one != out], prior) for out in kept]
+        best = int(np.argmin([-np.log(one).mean() for one in without]))
+        if not clearly_worse(_mean(truths, kept, prior), without[best]):
             break
-        kept.pop(int(np.argmin(losses)))
+        kept.pop(best)
     weights = np.zeros(len(truths))
     weights[kept] = mixture_weights(truths[kept], prior)
     return weights
 
 
-def _loss(truths: np.ndarray, kept: Sequence[int], prior: float) -> float:
+def _mean(truths: np.ndarray, kept: Sequence[int], prior: float) -> np.ndarray:
     own = truths[list(kept)]
-    return float(-np.log(mixture_weights(own, prior) @ own).mean())
+    return mixture_weights(own, prior) @ own

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate.state import PartialState
 from transformers import set_seed
 
-from ..evaluation.ensemble import HeldOut
+from ..evaluation.ensemble import HeldOut, clearly_worse
 from ..export.card.record import record_choice, record_data
 from ..modeling_medmerge import MedMergeModel
 from ..sources.reference import stated_name
@@ -103,22 +102,6 @@ def anchored(settings: Settings, anchor: int) -> Settings:
         anchor: place of the source.
     """
     return with_sources(settings, sorted(range(len(settings.source.sources)), key=lambda place: place != anchor))
-
-
-def clearly_worse(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Whether a network tells held-out images worse than another, by more than a standard error of the difference.
-
-    Args:
-        ours: `[N]`, the probability that it gives to what is true.
-        theirs: of the other one, of the same images.
-
-    Example:
-        >>> clearly_worse(np.array([0.4, 0.5, 0.6]), np.array([0.8, 0.9, 0.8]))
-        True
-    """
-    more = np.log(theirs) - np.log(ours)
-    error = more.std(ddof=1) / len(more) ** 0.5 if len(more) > 1 else 0.0
-    return bool(more.mean() > error)
 
 
 def _alone(place: int, target: Any, settings: Settings, resume: bool) -> Candidate:

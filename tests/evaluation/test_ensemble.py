@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, softmax
 
 from medmerge_hf.errors import SettingsError
-from medmerge_hf.evaluation.ensemble import HeldOut, mixture_weights, useful_weights
+from medmerge_hf.evaluation.ensemble import HeldOut, clearly_worse, mixture_weights, useful_weights
 
 
 @given(st.integers(0, 1000), st.integers(2, 4), st.floats(0.5, 20))
@@ -31,6 +31,22 @@ def test_a_network_that_only_raises_the_loss_gets_no_weight():
     found = useful_weights(np.stack([good, other, np.full(200, 0.1)]))
     assert found[2] == 0
     assert min(found[:2]) > 0.3
+
+
+def test_worse_by_chance_is_not_clearly_worse():
+    random = np.random.default_rng(0)
+    theirs, noise = random.uniform(0.2, 0.9, 100), random.normal(0, 0.1, 100)
+    assert not clearly_worse(theirs * np.exp(noise - noise.mean() - 0.005), theirs)
+    assert clearly_worse(theirs * np.exp(noise - noise.mean() - 0.05), theirs)
+
+
+def test_a_network_that_a_handful_of_images_makes_look_useless_stays():
+    random = np.random.default_rng(0)
+    good = random.uniform(0.3, 0.9, 16)
+    other = good * random.uniform(0.6, 1.3, 16)
+    alone, both = (-np.log(mixture_weights(one) @ one).mean() for one in (good[None], np.stack([good, other])))
+    assert alone < both
+    assert min(useful_weights(np.stack([good, other]))) > 0.2
 
 
 def test_no_network_is_refused():
