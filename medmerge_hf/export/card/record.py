@@ -110,6 +110,8 @@ def chosen_settings(args: Any) -> dict[str, Any]:
         name, apart = field.name, field.name in APART or field.name.startswith(APART_PREFIXES)
         if name in values and not apart and not _same(values[name], _default(field)):
             found[name] = _without_place(values[name])
+    if args.max_steps > 0:
+        found.pop("num_train_epochs", None)  # has no effect then
     return found
 
 

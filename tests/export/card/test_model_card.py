@@ -123,6 +123,8 @@ def test_the_card_prints_every_argument_that_is_not_at_its_default_and_no_place(
 def test_defaults_are_not_on_the_card(tmp_path):
     plain = chosen_settings(TrainingArguments(str(tmp_path), use_cpu=True))
     assert plain.keys() == {*ALWAYS, "use_cpu", "dataloader_pin_memory"} - {"kernel_learning_rate"}
+    steps = chosen_settings(TrainingArguments(str(tmp_path), use_cpu=True, max_steps=5))
+    assert steps == {**{name: plain[name] for name in plain if name != "num_train_epochs"}, "max_steps": 5}
 
 
 def saved(model, folder):
