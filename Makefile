@@ -44,6 +44,7 @@ test: $(VENV)/.dev
 docs: .venv-docs/.installed
 	$(PYTHON) docs/pages.py build/docs
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build -q
+	$(PYTHON) docs/links.py build/site
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -q -m slow

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Pages and what they show; tests, scripts and raw figures stay out.
 PAGES = ("*.md", "docs/*.md", "docs/api/*.md", "benchmarks/*.md")
-PATTERNS = (*PAGES, "docs/*.ipynb", "docs/site.*", "benchmarks/*.png", "benchmarks/*.csv", "benchmarks/comparison/*")
+FIGURES = ("benchmarks/*.png", "benchmarks/*.csv", "benchmarks/comparison/*", "benchmarks/history/*")
+PATTERNS = (*PAGES, *FIGURES, "docs/*.ipynb", "docs/site.*")
 
 
 def main(folder: Path) -> None:

@@ -1,15 +1,15 @@
 """The main job on synthetic data, without a Hub: two tiny sources, one merge, one export, one table.
 
-    python recipes/demo.py [FOLDER]
+    python recipes/demo.py [FOLDER] [--only-sources]
 
 Sources and target are drawn phantoms (see phantoms.py), not medical images; the result shows that everything works and
 says nothing about medicine.
 """
 
+import argparse
 import logging
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -173,15 +173,17 @@ def make_folder(out: Path) -> Path:
     return out / "synthetic"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run from the command line."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    start = time.perf_counter()
-    out = Path([*(sys.argv[1:] if argv is None else argv), "demo"][0])
-    folder = make_folder(out)
+def read_words(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What stands behind the script's name."""
+    parser = argparse.ArgumentParser(description="The main job on drawn images.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"), help="a new one (demo)")
+    told = "draw the images and train the two sources, for runs of your own"
+    parser.add_argument("--only-sources", action="store_true", help=told)
+    return parser.parse_args(argv)
+
+
+def make_sources(folder: Path, out: Path) -> None:
+    """Draw every task, and train a network on each of those that are sources."""
     print("Drawing three synthetic tasks (phantoms, no medical images).")
     draw_tasks(folder)
     for seed, task in enumerate(SOURCES):
@@ -189,6 +191,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         with redirect_stdout(StringIO()):  # the trainer's log lines
             score = train_source(task, seed, folder, out)
         print(f"  macro F1 on its own task: {score:.3f}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run from the command line."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    start, words = time.perf_counter(), read_words(argv)
+    out, folder = words.folder, make_folder(words.folder)
+    make_sources(folder, out)
+    if words.only_sources:
+        shutil.rmtree(out / "work")
+        print(f"Sources: {', '.join(str(out / task) for task in SOURCES)}. Images: {folder / TARGET}.")
+        return
     print(
         f"Target {TARGET!r}, 48 labelled images: {len(SEEDS)} seeds, each source alone and the merge ...", flush=True
     )

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import links
 import pytest
 import timm
 import yaml
@@ -14,8 +15,37 @@ from tiny import network
 import medmerge_hf
 
 
-README = Path(__file__).parents[1] / "README.md"
-GUIDES = sorted((README.parent / "docs").glob("*.md"))
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted([*ROOT.glob("*.md"), *GUIDES, *(ROOT / "benchmarks").glob("*.md")])
+
+
+def prose(page):
+    """What stands in a page outside of its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+
+
+def links_of(page):
+    """Targets of links and pictures."""
+    return re.findall(r"\]\(([^)\s]+)\)", prose(page))
+
+
+def anchors_of(page):
+    """What headings are called in a link, by GitHub and by the site alike."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), flags=re.M)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+def wrong_link(link, page):
+    """Why a link of a page leads nowhere, or `None`."""
+    if "://" in link:
+        return links.wrong_address(link)
+    path, _, anchor = link.partition("#")
+    target = page.parent / path if path else page
+    if not target.is_file():
+        return "no such file"
+    return "no such heading" if anchor and anchor not in anchors_of(target) else None
 
 
 def test_every_python_block_runs_in_order(hub, vessels, tmp_path, monkeypatch, capsys):
@@ -26,6 +56,9 @@ def test_every_python_block_runs_in_order(hub, vessels, tmp_path, monkeypatch, c
     HfApi().create_repo("lab/xray")
     HfApi().upload_file(path_or_fileobj="radimagenet.safetensors", path_in_repo="net.safetensors", repo_id="lab/xray")
     shutil.copytree(vessels, tmp_path / "path" / "to" / "images")
+    shutil.copytree(vessels, tmp_path / "demo" / "synthetic" / "vessels")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "first").symlink_to(tmp_path / "merged")  # what the page Start has trained by then
     names: dict = {}
     for page in (README, *GUIDES):
         blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
@@ -39,11 +72,27 @@ def test_every_python_block_runs_in_order(hub, vessels, tmp_path, monkeypatch, c
     assert '"ok": true' in printed
 
 
-@pytest.mark.parametrize("page", [README, *GUIDES], ids=lambda page: page.name)
-def test_links_and_pictures_exist(page):
-    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
-    local = [link for link in links if "://" not in link]
-    assert [link for link in local if not (page.parent / link).is_file()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
+    for link in links_of(page):
+        assert wrong_link(link, page) is None, link
+
+
+def test_a_wrong_file_anchor_or_address_is_found(tmp_path):
+    (tmp_path / "other.md").write_text("# Other\n\n## `method: auto`, and more\n\n```bash\n# no heading\n```\n")
+    page = tmp_path / "page.md"
+    page.write_text("# Here\n")
+    right = ["other.md", "#here", "other.md#method-auto-and-more", "https://arxiv.org/abs/2403.11646"]
+    assert [wrong_link(link, page) for link in right] == [None] * 4
+    wrong = [
+        "gone.md",
+        "#there",
+        "other.md#no-heading",
+        "http://arxiv.org",
+        "https://example.test/simple",
+        "https://arxiv.org/x.",
+    ]
+    assert None not in [wrong_link(link, page) for link in wrong]
 
 
 def test_the_readme_is_read_in_a_minute():

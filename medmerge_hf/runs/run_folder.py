@@ -14,15 +14,19 @@ from .settings import Settings
 
 RECORD = "run.yaml"
 
+# Where the export goes: a run that is over, started again with these, is pushed.
+PUSH = ("push_to_hub", "hub_model_id", "hub_private_repo")
+
 # Options that are nobody else's.
-PRIVATE = ("output_dir", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "report_to", "disable_tqdm")
+PRIVATE = (*PUSH, "output_dir", "hub_token", "report_to", "disable_tqdm")
 
 
 def claim_output_dir(settings: Settings) -> Path:
     """Make the output folder, unless another run's files are in it.
 
     Args:
-        settings: of the run; its options, but for tokens, are kept in `run.yaml`, by which the run is known again.
+        settings: of the run; its options, but for tokens and where it is pushed to, are kept in `run.yaml`, by
+            which the run is known again.
 
     Returns:
         The folder.
@@ -35,6 +39,7 @@ def claim_output_dir(settings: Settings) -> Path:
         {
             key: {k: v for k, v in value.items() if k != "hub_token"} if key in STAGES and value else value
             for key, value in settings.options.items()
+            if key not in PUSH
         }
     )
     record = folder / RECORD

@@ -20,6 +20,13 @@ def test_the_same_run_may_go_on_and_another_may_not(options, tmp_path):
         claim_output_dir(make_settings({**options, "seed": 3}))
 
 
+def test_a_run_that_is_over_may_be_pushed(options):
+    folder = claim_output_dir(make_settings(options))
+    pushed = {**options, "push_to_hub": True, "hub_model_id": "me/net", "hub_private_repo": True}
+    assert claim_output_dir(make_settings(pushed)) == folder
+    assert "me/net" not in (folder / "run.yaml").read_text()
+
+
 def test_foreign_files_are_left_alone_and_half_a_record_is_not_foreign(options, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.tmp").write_text("sourc")
