@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import TrainerCallback
 
 from medmerge_hf.comparison.compare import make_plan
@@ -46,6 +47,19 @@ LONGER = {TWICE: 2, ALONE: 3}  # alone takes the steps of two sources and of the
 DECAYS = (0.99, 0.995)
 
 FIGURES = ("macro_f1", "auroc", "ece", "brier")
+
+
+class Softened(nn.Module):
+    """A network whose logits are divided by a temperature."""
+
+    def __init__(self, model: MedMergeModel, temperature: float) -> None:
+        super().__init__()
+        self.model, self.temperature = model, temperature
+        self.image_processor, self.config = model.image_processor, model.config
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Its logits, `[N, K]`."""
+        return self.model(pixel_values)["logits"] / self.temperature
 
 
 class Average(TrainerCallback):
@@ -91,7 +105,9 @@ def teachers_for(job: Job, changes: list[str]) -> Teachers | None:
         return None
     tuned = [job.trained(outcome.states["end"], place) for place, outcome in enumerate(job.earlier[FINE_TUNED])]
     seen = [held_out(model, job.target, job.settings) for model in tuned]
-    return Teachers(tuned, None, [one.temperature for one in seen] if CALIBRATED in changes else None)
+    if CALIBRATED not in changes:
+        return Teachers(tuned)
+    return Teachers([Softened(model, one.temperature) for model, one in zip(tuned, seen, strict=True)])
 
 
 def student_for(job: Job, changes: list[str]) -> MedMergeModel:

@@ -1,4 +1,4 @@
-"""Fine-tuned networks as teachers: what they say of validation images tells how sure and how heard each may be."""
+"""Fine-tuned networks as teachers: what they say of the validation images tells how much each counts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -40,13 +40,15 @@ def shares_of(seen: Sequence[HeldOut]) -> np.ndarray:
 
 
 def teachers_of(models: Sequence[MedMergeModel], seen: Sequence[HeldOut]) -> Teachers:
-    """Those of several models that help, each as sure as the held-out images allow.
+    """Those of several models that help.
+
+    They are weighed at their temperatures and teach without: students of softened teachers are better calibrated and
+    rank images worse (benchmarks/TEACHING.md).
 
     Args:
         models: trained.
         seen: what each says of the validation images.
     """
-    each = zip(models, shares_of(seen), seen, strict=True)
-    taken = [(model, float(share), one.temperature) for model, share, one in each if share]
-    networks, weights, temperatures = zip(*taken, strict=True)
-    return Teachers(networks, weights, temperatures)
+    taken = [(model, float(share)) for model, share in zip(models, shares_of(seen), strict=True) if share]
+    networks, weights = zip(*taken, strict=True)
+    return Teachers(networks, weights)

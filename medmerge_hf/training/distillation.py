@@ -28,11 +28,9 @@ class Teachers(nn.Module):
             that returns logits. One with an image processor gets the student's images as that one normalises them, any
             other as they are.
         weights: of the mean, one a network, of any sum above 0; the same for each by default.
-        temperatures: by which each network's logits are divided, above 0; 1 by default. A network of few labels is
-            far too sure of images that it has not seen: [`HeldOut`] finds its temperature.
 
     Raises:
-        SettingsError: no network, or weights or temperatures that fit none.
+        SettingsError: no network, or weights that fit none.
 
     Example:
         >>> teachers = Teachers([nn.Flatten(), nn.Flatten()], weights=[3, 1])
@@ -40,23 +38,13 @@ class Teachers(nn.Module):
         [[0.5, 0.5]]
     """
 
-    def __init__(
-        self,
-        networks: Sequence[nn.Module],
-        weights: Sequence[float] | None = None,
-        temperatures: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, networks: Sequence[nn.Module], weights: Sequence[float] | None = None) -> None:
         super().__init__()
         shares = torch.ones(len(networks)) if weights is None else torch.tensor([float(one) for one in weights])
         if not len(networks) or len(shares) != len(networks) or shares.min() < 0 or not shares.sum() > 0:
             raise SettingsError(
                 f"{len(networks)} teachers with weights {weights}: give at least one teacher, and a weight from 0 on "
                 "for each, not all of them 0."
-            )
-        self.temperatures = [1.0] * len(networks) if temperatures is None else [float(one) for one in temperatures]
-        if len(self.temperatures) != len(networks) or not min(self.temperatures) > 0:
-            raise SettingsError(
-                f"{len(networks)} teachers with temperatures {temperatures}: give one above 0 for each."
             )
         self.networks = nn.ModuleList(networks)
         self.shares = (shares / shares.sum()).tolist()
@@ -94,13 +82,12 @@ class Teachers(nn.Module):
 
         Args:
             pixel_values: `[N, C, H, W]`, as the student gets them.
-            temperature: by which logits are divided beside each network's own.
+            temperature: by which logits are divided.
             multi_label: each label has a probability of its own.
         """
         found = torch.zeros(())
-        each = zip(self.networks, self.shares, self.temperatures, self.pixels, strict=True)
-        for network, share, own, change in each:
-            logits = _logits(network(_changed(pixel_values, change))).float() / (own * temperature)
+        for network, share, change in zip(self.networks, self.shares, self.pixels, strict=True):
+            logits = _logits(network(_changed(pixel_values, change))).float() / temperature
             found = share * (logits.sigmoid() if multi_label else logits.softmax(dim=-1)) + found.to(logits.device)
         return found
 

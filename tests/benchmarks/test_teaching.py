@@ -26,6 +26,16 @@ def test_an_average_follows_the_weights_and_the_last_counter():
     assert average.state["num_batches_tracked"] == torch.tensor(1)
 
 
+def test_a_softened_network_is_as_sure_as_its_temperature_allows():
+    class Model(nn.Module):
+        image_processor = config = None
+
+        def forward(self, pixels):
+            return {"logits": 4 * pixels}
+
+    assert teaching.Softened(Model(), 2.0)(torch.eye(2)).tolist() == [[2, 0], [0, 2]]
+
+
 def test_a_network_agrees_with_its_teachers_as_often_as_it_says_the_same():
     teachers = [outcome(0), outcome(1)]
     mean = (teachers[0].probabilities["test"] + teachers[1].probabilities["test"]) / 2

@@ -55,12 +55,6 @@ def test_the_mean_of_teachers_is_weighted():
     torch.testing.assert_close(found, 0.75 * first + 0.25 * second)
 
 
-def test_a_teacher_is_as_sure_as_its_temperature_allows():
-    logits = torch.tensor([[4.0, 0.0]])
-    found = Teachers([Constant(logits)], temperatures=[5])(torch.zeros(1, 3, 8, 8), temperature=2.0)
-    torch.testing.assert_close(found, (logits / 10).softmax(1))
-
-
 class Constant(nn.Module):
     def __init__(self, logits):
         super().__init__()
@@ -74,12 +68,6 @@ class Constant(nn.Module):
 def test_weights_that_fit_no_mean_are_refused(weights):
     with pytest.raises(SettingsError, match="teachers with weights"):
         Teachers([nn.Flatten(), nn.Flatten()], weights)
-
-
-@pytest.mark.parametrize("temperatures", [[1], [1, 0]])
-def test_temperatures_that_divide_nothing_are_refused(temperatures):
-    with pytest.raises(SettingsError, match="teachers with temperatures"):
-        Teachers([nn.Flatten(), nn.Flatten()], temperatures=temperatures)
 
 
 def test_a_teacher_sees_the_images_as_it_normalises_them():
