@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Pages and what they show; tests, scripts and raw figures stay out.
 PAGES = ("*.md", "docs/*.md", "docs/api/*.md", "benchmarks/*.md")
-FIGURES = ("benchmarks/*.png", "benchmarks/*.csv", "benchmarks/comparison/*", "benchmarks/history/*")
+FIGURES = ("benchmarks/*.png", "benchmarks/*.csv", "benchmarks/*/*.png", "benchmarks/*/*.csv")
 PATTERNS = (*PAGES, *FIGURES, "docs/*.ipynb", "docs/site.*")
 
 
