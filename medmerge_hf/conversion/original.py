@@ -164,7 +164,8 @@ def _difference(module: Any, network: Any) -> str:
     tops = tuple(f"{name}." for name in head)
     shapes = [name for name, tensor in ours.items() if name not in theirs or theirs[name].shape != tensor.shape]
     floating = [name for name, tensor in theirs.items() if tensor.is_floating_point() and not name.startswith(tops)]
-    more = [name for name in floating if name not in backbone_module(network).state_dict()]
+    known = backbone_module(network).state_dict().keys()
+    more = [name for name in floating if name not in known]
     if shapes or more:
         found = "; ".join(
             [f"{several([*shapes, *more])} differ", *differing_arguments(original, backbone_module(network))]
