@@ -1,10 +1,14 @@
-"""Shared tiny models and images, and a loopback Hub. Nothing leaves this machine, no cache of the user is touched."""
+"""Shared tiny models and images, and a loopback Hub. Nothing leaves this machine, no cache of the user is touched.
+
+What takes long to import is imported where it is used: the process that only hands the tests out reads this file too.
+"""
 
 import gc
 import os
 import tempfile
 from pathlib import Path
 
+import pytest
 from hub_server import TOKEN, Hub
 
 
@@ -19,14 +23,6 @@ os.environ |= {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "KERAS_BACKEND": "torch",
 }
-
-import pytest
-import torch
-from phantoms import write_task
-from tiny import network
-
-from medmerge_hf import MedMergeModel
-
 
 REAL_DATA = Path(os.environ.get("MEDMERGE_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
@@ -55,12 +51,18 @@ def hub():
 
 @pytest.fixture
 def sources():
+    from tiny import network
+
     return [network(0), network(1)]
 
 
 @pytest.fixture
 def model(sources):
     """A merge of two tiny networks, with weights that are neither the one nor the other."""
+    import torch
+
+    from medmerge_hf import MedMergeModel
+
     torch.manual_seed(2)
     model = MedMergeModel.from_sources(sources, id2label={0: "a", 1: "b", 2: "c"}, image_size=32).eval()
     with torch.no_grad():
@@ -69,11 +71,15 @@ def model(sources):
 
 
 @pytest.fixture(scope="session")
-def images() -> torch.Tensor:
+def images():
+    import torch
+
     return torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="session")
 def vessels(tmp_path_factory) -> Path:
     """A synthetic imagefolder: 3 classes, train / validation / test."""
+    from phantoms import write_task
+
     return write_task("vessels", tmp_path_factory.mktemp("vessels"), {"train": 8, "validation": 4, "test": 4})
