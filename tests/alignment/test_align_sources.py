@@ -1,3 +1,6 @@
+import copy
+from functools import cache
+
 import pytest
 import timm
 import torch
@@ -21,8 +24,8 @@ SWIN = {"embed_dim": 24, "depths": (2, 2), "num_heads": (3, 6), "window_size": 4
 VIT = {"embed_dim": 24, "depth": 2, "num_heads": 3, "img_size": 64}
 FAMILIES = {
     "resnet": lambda: timm.create_model("test_resnet"),
-    "bottlenecks": lambda: timm.create_model("resnet26"),
-    "grouped": lambda: timm.create_model("resnext26ts"),
+    "bottlenecks": lambda: timm.create_model("resnet26", channels=(8, 16, 24, 32)),
+    "grouped": lambda: timm.create_model("resnext26ts", width_factor=0.5),
     "densenet": lambda: timm.create_model("densenet121", growth_rate=8, block_config=(2, 2, 2, 2)),
     "mobilenet": lambda: timm.create_model("mobilenetv2_050"),
     "mobilenetv3": lambda: timm.create_model("mobilenetv3_small_050"),
@@ -41,10 +44,17 @@ FAMILIES = {
 }
 
 
-def parts(family):
+@cache
+def traced(family):
     network = unlike(FAMILIES[family]())
     images = torch.randn(24, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    return network, images, trace(network, images), dict(network.state_dict())
+    return network, images, trace(network, images)
+
+
+def parts(family):
+    """A network, images, its trace and its tensors, which a test may change."""
+    network, images, found = copy.deepcopy(traced(family))
+    return network, images, found, dict(network.state_dict())
 
 
 def shuffled(found, seed=1):

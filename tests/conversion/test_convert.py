@@ -70,22 +70,22 @@ def test_a_stride_in_the_first_convolution_changes_the_network():
 
 def test_the_same_shapes_but_another_network_are_refused_with_the_difference():
     with pytest.raises(ArchitectureMismatchError, match=r"another network.*Conv2dSame"):
-        merge(timm.create_model("efficientnet_b0"), timm.create_model("tf_efficientnet_b0"))
+        merge(timm.create_model("efficientnet_b0"), timm.create_model("tf_efficientnet_b0"), image_size=64)
 
 
 def test_another_variant_in_a_folder_is_refused_as_well(tmp_path):
     timm.models.save_for_hf(timm.create_model("tf_efficientnet_b0"), tmp_path, safe_serialization=True)
     with pytest.raises(ArchitectureMismatchError, match=r"another network.*Conv2dSame"):
-        merge(timm.create_model("efficientnet_b0"), str(tmp_path))
+        merge(timm.create_model("efficientnet_b0"), str(tmp_path), image_size=64)
 
 
 def test_a_bare_module_is_run_before_it_is_believed():
     same, other = torchvision.models.resnet18(), torchvision.models.resnet18()
     other.maxpool = nn.AvgPool2d(3, 2, 1)
     anchor = timm.create_model("resnet18")
-    assert "features equal to" in merge(anchor, same)[1]
+    assert "features equal to" in merge(anchor, same, image_size=64)[1]
     with pytest.raises(ArchitectureMismatchError, match="another network"):
-        merge(anchor, other)
+        merge(anchor, other, image_size=64)
 
 
 @pytest.mark.parametrize("convention", ["unit", "caffe", {"mean": [0.5], "std": [0.1], "value_range": [0, 255]}])
@@ -150,12 +150,15 @@ def test_an_rgb_source_under_a_grey_anchor_sees_the_pixel_three_times(tmp_path):
 
 def test_torchxrayvisions_checkpoints_are_taken(tmp_path):
     torch.manual_seed(0)
-    xrv = torchvision.models.densenet121(num_classes=18)
-    xrv.features.conv0 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    size = {"growth_rate": 8, "block_config": (2, 2, 2, 2)}
+    xrv = torchvision.models.DenseNet(**size, num_init_features=16, num_classes=18)
+    xrv.features.conv0 = nn.Conv2d(1, 16, 7, 2, 3, bias=False)
     tensors = {**xrv.state_dict(), "op_threshs": torch.zeros(18)}
     torch.save(tensors, tmp_path / "xrv.pth")
     reference = {"id": str(tmp_path / "xrv.pth"), "input": "torchxrayvision"}
-    _, notes = merge(timm.create_model("densenet121"), reference)
+    anchor = timm.create_model("densenet121", **size)
+    timm.models.save_for_hf(anchor, tmp_path / "anchor", model_config={"model_args": size}, safe_serialization=True)
+    _, notes = merge(str(tmp_path / "anchor"), reference)
     assert "op_threshs" in notes
     assert "mean 0.5, std 0.000488, 1 channel, the luma of RGB" in notes
 
