@@ -123,7 +123,7 @@ def fuzzed(count: int) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(HERE.parent)]), "OMP_NUM_THREADS": "1"}
     found: dict[str, Any] = {}
     for name, share in SHARES.items():
-        call = [sys.executable, str(tests / "fuzz_readers.py"), "20", str(round(count * share / 100)), name]
+        call = [sys.executable, str(tests / "fuzz_readers.py"), "20", f"{name}={round(count * share / 100)}"]
         done = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
         found |= parsed(done.stdout)
         print(done.stdout.strip(), flush=True)

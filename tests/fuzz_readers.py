@@ -1,4 +1,4 @@
-"""`python fuzz_readers.py SEED COUNT NAME ...`: that many damaged files of each format.
+"""`python fuzz_readers.py SEED NAME=COUNT ...`: that many damaged files of each format.
 
 A line each: its name, how many were read, how many refused, the peak of memory in MB.
 
@@ -59,8 +59,9 @@ def look(file: Path, weights: bool) -> Any:
 
 
 if __name__ == "__main__":
-    hdf5_probe.SECONDS = 10  # these files are small; on some HDF5 does not come to an end
+    hdf5_probe.SECONDS = 4  # these files are small; on some HDF5 does not come to an end
     warnings.simplefilter("ignore")
     logging.disable()
-    for wanted in sys.argv[3:]:
-        main(wanted, int(sys.argv[1]), int(sys.argv[2]))
+    for wanted in sys.argv[2:]:
+        kind, _, number = wanted.partition("=")
+        main(kind, int(sys.argv[1]), int(number))
