@@ -29,25 +29,22 @@ data: {data}
 image_size: 32
 resamples: 10
 patience: 2
-merge: {{num_train_epochs: 3, kernel_learning_rate: 0.05, learning_rate: 0.01, {shared}}}
-finetune: {{num_train_epochs: 3, learning_rate: 0.001, {shared}}}
+merge: {{num_train_epochs: {epochs}, kernel_learning_rate: 0.05, learning_rate: 0.01, {shared}}}
+finetune: {{num_train_epochs: {epochs}, learning_rate: 0.001, {shared}}}
 """
 SHARED = "use_cpu: true, disable_tqdm: true, per_device_train_batch_size: 8, save_total_limit: 1"
 
 
-@pytest.fixture
-def config(tmp_path, vessels):
+@pytest.mark.parametrize(
+    ("count", "epochs", "also"), [(2, 2, []), pytest.param(50, 3, ["--clock"], marks=pytest.mark.slow)]
+)
+def test_a_killed_run_ends_as_one_that_was_not(count, epochs, also, vessels, tmp_path):
     for seed in range(2):
         timm.models.save_for_hf(network(seed), tmp_path / str(seed), safe_serialization=True)
-    file = tmp_path / "config.yaml"
-    file.write_text(CONFIG.format(folder=tmp_path, data=vessels, shared=SHARED))
-    return file
-
-
-@pytest.mark.parametrize("count", [2, pytest.param(50, marks=pytest.mark.slow)])
-def test_a_killed_run_ends_as_one_that_was_not(config, tmp_path, count):
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG.format(folder=tmp_path, data=vessels, shared=SHARED, epochs=epochs))
     script = Path(__file__).parents[1] / "kill_points.py"
-    command = [sys.executable, str(script), str(config), str(tmp_path), str(count)]
+    command = [sys.executable, str(script), str(config), str(tmp_path), str(count), *also]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stderr[-3000:]

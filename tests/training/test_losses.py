@@ -66,7 +66,7 @@ def convnext(multi=False, collapsed=False):
     torch.manual_seed(0)
     kind = MULTI if multi else None
     sources = [network(seed, "test_convnext") for seed in range(2)]
-    model = MedMergeModel.from_sources(sources, num_labels=2, init=0.3, problem_type=kind)
+    model = MedMergeModel.from_sources(sources, num_labels=2, init=0.3, problem_type=kind, image_size=32)
     return model.collapse() if collapsed else model
 
 
