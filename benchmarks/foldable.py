@@ -36,10 +36,18 @@ class Mixing(nn.Module):
         self.down = nn.Parameter(torch.randn(count, rank, channels) / channels**0.5)
         self.up = nn.Parameter(torch.zeros(count, channels, rank))
 
-    def forward(self, source: int, tensor: Tensor) -> Tensor:
-        """The matrix of a source times a tensor `[C, N]`."""
-        mixed = self.up[source] @ (self.down[source] @ tensor)
-        return torch.addcmul(mixed, self.diagonal[source][:, None], tensor)
+    def columns(self, source: int, kernel: Tensor) -> Tensor:
+        """A kernel `[O, P, C]` times the matrix of a source."""
+        return torch.addcmul(kernel @ self.up[source] @ self.down[source], kernel, self.diagonal[source])
+
+    def rows(self, kernels: Sequence[Tensor]) -> Tensor:
+        """The matrices times the kernels `[C, P, I]` of all sources, summed."""
+        flat = [kernel.flatten(1) for kernel in kernels]
+        inner = torch.cat([down @ kernel for down, kernel in zip(self.down, flat, strict=True)])
+        found = self.up.transpose(0, 1).flatten(1) @ inner
+        for diagonal, kernel in zip(self.diagonal, flat, strict=True):
+            found = torch.addcmul(found, diagonal[:, None], kernel)
+        return found.view_as(kernels[0])
 
 
 class Foldable(nn.Module):
@@ -84,17 +92,16 @@ class Foldable(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Name of each convolution in the network -> what it is now."""
-        return {name: self._folded(*self.places[name], kernels) for name, kernels in self.kernels.items()}
+        shapes = {name: self.network.get_parameter(name).shape for name in self.kernels}
+        return {
+            name: self._folded(*self.places[name], kernels).view(shapes[name][0], *shapes[name][2:], -1).movedim(3, 1)
+            for name, kernels in self.kernels.items()
+        }
 
     def _folded(self, writes: str, reads: str | None, kernels: Sequence[Tensor]) -> Tensor:
-        parts = []
-        for source, kernel in enumerate(kernels):
-            if reads is not None:
-                inputs = kernel.transpose(0, 1)
-                routed = self.route[reads](source, inputs.flatten(1)).view(inputs.shape)
-                kernel = routed.transpose(0, 1)
-            parts.append(self.merge[writes](source, kernel.flatten(1)))
-        return torch.stack(parts).sum(0).view(kernels[0].shape)
+        if reads is not None:
+            kernels = [self.route[reads].columns(source, kernel) for source, kernel in enumerate(kernels)]
+        return self.merge[writes].rows(kernels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features `[N, D]`."""
@@ -115,8 +122,9 @@ def _group(axis: Any, free: Sequence[int]) -> str | None:
 
 
 def _as_large(kernel: Tensor, anchor: Tensor) -> Tensor:
-    """A source's filters at the scale of the anchor's, so that a step means the same for any source."""
-    return kernel * (anchor.flatten(1).norm(dim=1).mean() / kernel.flatten(1).norm(dim=1).mean())
+    """A source's filters at the scale of the anchor's, so that a step means the same; `[O, P, I]`, P its pixels."""
+    scale = anchor.flatten(1).norm(dim=1).mean() / kernel.flatten(1).norm(dim=1).mean()
+    return scale * kernel.flatten(2).transpose(1, 2).contiguous()
 
 
 def noise_like(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:

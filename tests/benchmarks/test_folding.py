@@ -64,14 +64,14 @@ def test_it_starts_at_the_anchor_and_every_stream_learns_from_the_other_source(l
 def test_a_folded_kernel_is_both_sources_kernels_between_re_routed_and_mixed_channels(learner):
     learner = disturbed(learner)
     name, (writes, reads) = next(place for place in learner.places.items() if place[1][1] is not None)
-    kernels, folded = learner.kernels[name], learner.tensors()[name]
-    stream = torch.randn(2, folded.shape[1], 5, 5)
-    wide = 0
-    for source, kernel in enumerate(kernels):
-        route = learner.route[reads](source, torch.eye(kernel.shape[1])).T
-        merge = learner.merge[writes](source, torch.eye(len(kernel)))
-        outputs = functional.conv2d(torch.einsum("ij,njhw->nihw", route, stream), kernel)
-        wide = wide + torch.einsum("oi,nihw->nohw", merge, outputs)
+    folded, route, merge = learner.tensors()[name], learner.route[reads], learner.merge[writes]
+    stream, wide = torch.randn(2, folded.shape[1], 5, 5), 0
+    for source, kernel in enumerate(learner.kernels[name]):
+        routing = route.columns(source, torch.eye(folded.shape[1])[:, None])[:, 0]
+        mixing = torch.diag(merge.diagonal[source]) + merge.up[source] @ merge.down[source]
+        own = kernel.transpose(1, 2).reshape(folded.shape)
+        outputs = functional.conv2d(torch.einsum("ij,njhw->nihw", routing, stream), own)
+        wide = wide + torch.einsum("oi,nihw->nohw", mixing, outputs)
     torch.testing.assert_close(functional.conv2d(stream, folded), wide, rtol=1e-4, atol=1e-4)
 
 
