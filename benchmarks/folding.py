@@ -3,7 +3,7 @@
     MEDMERGE_DATA=... python benchmarks/folding.py [--seeds 0 1] [--starts imagenet fundus] [--arms folded noise ...]
 
 Finished runs are kept in benchmarks/folding/runs.csv and not repeated. `--rates 1e-3 3e-3` only learns from features,
-with these rates and a quarter of the steps, and prints how well they match.
+with these rates, and prints how well they match.
 """
 
 import csv
@@ -43,7 +43,7 @@ PLAIN, FOLDED, NOISE, DISTILLED = "fine-tuned", "folded", "noise", "distilled"
 
 ARMS = (PLAIN, FOLDED, NOISE, DISTILLED)
 
-STEPS, BATCH = 256, 32
+STEPS, BATCH = 128, 32
 
 HELD_OUT, PROBED = 256, 2048  # images to judge by; views for the first statistics and read-out
 
@@ -148,7 +148,7 @@ def taught(job: Job, arm: str, lessons: Lessons, rate: float) -> tuple[Any, dict
         lessons: what is learned.
         rate: of learning.
     """
-    seed, model = job.settings.run.seed, job.merging()
+    seed, model = job.settings.run.seed, job.merging(align="activations" if arm == FOLDED else None)
     anchor, other = model.merged_network.source_tensors()
     first = lessons.images[:PROBED].float()
     network = model.collapse(first.split(BATCH)).network
@@ -176,7 +176,7 @@ def settings_of(start: str, seed: int, folder: str, given: Mapping[str, Any]) ->
     sources = [{"id": f"{CHECKPOINTS}resnet18/{SOURCES[name]}.safetensors", "input": "imagenet"} for name in names]
     stage: dict[str, Any] = {"max_steps": STEPS, "learning_rate": 3e-4, "warmup_steps": 0.1}
     stage |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
-    own = {"architecture": "resnet18", "sources": sources, "align": "activations", "class_priors": True, "seed": seed}
+    own = {"architecture": "resnet18", "sources": sources, "class_priors": True, "seed": seed}
     own |= {"output_dir": folder, "unlabelled": TARGETS + "fundus_odir", "merge": stage, "finetune": stage}
     return make_settings({**DEFAULTS, **own, **given})
 
@@ -264,8 +264,7 @@ def run_missing(cells: Sequence[tuple[str, str, str]], rates: Iterable[float], g
         settings = settings_of(next(iter(SOURCES)), 0, folder, given)
         target = load_data(settings)
         job = Job(settings, target)
-        views = STEPS * BATCH // (4 if rates else 1)
-        lessons = make_lessons(target, [job.single(place) for place in range(len(SOURCES))], views)
+        lessons = make_lessons(target, [job.single(place) for place in range(len(SOURCES))], STEPS * BATCH)
         for start, arm, seed in cells:
             job = Job(settings_of(start, int(seed), folder, given), target)
             for rate in rates:
