@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from medmerge_hf.alignment.channel_trace import trace
+from medmerge_hf.alignment.channel_trace import Trace, trace
 from medmerge_hf.errors import SettingsError
 from medmerge_hf.networks.backbone import backbone_parameters, backbone_prefix
 from medmerge_hf.networks.build import input_shape
@@ -68,27 +68,30 @@ class Foldable(nn.Module):
 
     def __init__(self, network: Any, sources: Sequence[Mapping[str, Tensor]], rank: int = RANK) -> None:
         super().__init__()
-        self.network, self.merge, self.route = network, nn.ModuleDict(), nn.ModuleDict()
+        self.network = network
+        self.merge: Any = nn.ModuleDict()
+        self.route: Any = nn.ModuleDict()
+        self.places: dict[str, tuple[str, str | None]] = {}
+        self.kernels: dict[str, list[Tensor]] = {}
         if grouped := [name for name, m in network.named_modules() if getattr(m, "groups", 1) > 1]:
-            raise SettingsError(
-                f"{grouped[0]} cannot be folded: it is a convolution in groups, which mixes no channels."
-            )
+            raise SettingsError(f"{grouped[0]} cannot be folded: in groups, a convolution mixes no channels.")
         found, prefix = trace(network, torch.randn(2, *input_shape(network))), backbone_prefix(network)
-        free, self.places, self.kernels = found.free(), {}, {}
-        others = len(sources) - 1
         for name, parameter in backbone_parameters(network).items():
-            if parameter.ndim != 4:
-                continue
-            writes, reads = (_group(axis, free) for axis in found.axes[prefix + name][:2])
-            if writes is None:
-                raise SettingsError(f"{name} cannot be folded: its outputs stand in a fixed order.")
-            parameter.requires_grad_(False)
-            self.places[prefix + name] = writes, reads
-            self.kernels[prefix + name] = [_as_large(source[name], parameter.detach()) for source in sources]
-            for table, group, start in ((self.merge, writes, 0.0), (self.route, reads, 1.0)):
-                if group is not None and group not in table:
-                    size = found.groups.sizes[int(group)]
-                    table[group] = Mixing(size, [1.0, *[start] * others], rank)
+            if parameter.ndim == 4:
+                parameter.requires_grad_(False)
+                kernels = [_as_large(source[name], parameter.detach()) for source in sources]
+                self._add(prefix + name, kernels, found, rank)
+
+    def _add(self, name: str, kernels: list[Tensor], found: Trace, rank: int) -> None:
+        """One convolution, and the matrices of its streams where they are not there yet."""
+        writes, reads = (_group(axis, found.free()) for axis in found.axes[name][:2])
+        if writes is None:
+            raise SettingsError(f"{name} cannot be folded: its outputs stand in a fixed order.")
+        self.places[name], self.kernels[name] = (writes, reads), kernels
+        for table, group, start in ((self.merge, writes, 0.0), (self.route, reads, 1.0)):
+            if group is not None and group not in table:
+                size = found.groups.sizes[int(group)]
+                table[group] = Mixing(size, [1.0, *[start] * (len(kernels) - 1)], rank)
 
     def tensors(self) -> dict[str, Tensor]:
         """Name of each convolution in the network -> what it is now."""
