@@ -43,7 +43,7 @@ PLAIN, FOLDED, NOISE, DISTILLED = "fine-tuned", "folded", "noise", "distilled"
 
 ARMS = (PLAIN, FOLDED, NOISE, DISTILLED)
 
-STEPS, BATCH = 128, 32
+STEPS, BATCH = 96, 32
 
 HELD_OUT, PROBED = 256, 2048  # images to judge by; views for the first statistics and read-out
 
@@ -151,7 +151,7 @@ def taught(job: Job, arm: str, lessons: Lessons, rate: float) -> tuple[Any, dict
     seed, model = job.settings.run.seed, job.merging(align="activations" if arm == FOLDED else None)
     anchor, other = model.merged_network.source_tensors()
     first = lessons.images[:PROBED].float()
-    network = model.collapse(first.split(BATCH)).network
+    network = model.collapse(first[:HELD_OUT].split(BATCH)).network
     readout = best_readout(features_of_all(network, first), lessons.wanted[:PROBED])
     if arm == DISTILLED:
         learn(Whole(network), readout, lessons, rate, seed)
@@ -177,8 +177,9 @@ def settings_of(start: str, seed: int, folder: str, given: Mapping[str, Any]) ->
     stage: dict[str, Any] = {"max_steps": STEPS, "learning_rate": 3e-4, "warmup_steps": 0.1}
     stage |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     own = {"architecture": "resnet18", "sources": sources, "class_priors": True, "seed": seed}
-    own |= {"output_dir": folder, "unlabelled": TARGETS + "fundus_odir", "merge": stage, "finetune": stage}
-    return make_settings({**DEFAULTS, **own, **given})
+    own |= {"output_dir": folder, "unlabelled": TARGETS + "fundus_odir"}
+    stages = {name: {**stage, **given.get(name, {})} for name in ("merge", "finetune")}
+    return make_settings({**DEFAULTS, **own, **given, **stages})
 
 
 def run_one(job: Job, arm: str, lessons: Lessons) -> dict[str, Any]:

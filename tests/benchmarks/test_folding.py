@@ -8,6 +8,8 @@ from folding import (
     ARMS,
     FIELDS,
     FOLDED,
+    SOURCES,
+    STEPS,
     Lessons,
     best_readout,
     gains,
@@ -15,6 +17,7 @@ from folding import (
     learn,
     matched,
     read_rows,
+    settings_of,
     standardised,
     table,
 )
@@ -23,6 +26,7 @@ from torch.nn import functional
 
 from medmerge_hf.errors import SettingsError
 from medmerge_hf.networks.backbone import load_backbone
+from medmerge_hf.runs.config import read_options
 from medmerge_hf.training.single_source import single_source_model
 
 
@@ -106,6 +110,15 @@ def test_noise_keeps_the_norm_of_each_filter_and_nothing_else(sources):
             assert functional.cosine_similarity(noise[name].flatten(), tensor.flatten(), 0).abs() < 0.3
         else:
             assert noise[name] is tensor
+
+
+def test_every_run_takes_the_same_steps_from_the_source_that_it_starts_from(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDMERGE_DATA", str(tmp_path))
+    for start in SOURCES:
+        settings = settings_of(start, 3, str(tmp_path), read_options(["--image_size", "32"]))
+        assert (settings.finetune.max_steps, settings.finetune.eval_strategy, settings.run.seed) == (STEPS, "no", 3)
+        assert [start in source["id"] for source in settings.source.sources] == [True, False]
+        assert settings.data.image_size == 32
 
 
 def test_kept_runs_are_read_again_and_compared_within_start_and_seed(monkeypatch, tmp_path):
