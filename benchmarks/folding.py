@@ -47,7 +47,7 @@ STEPS, BATCH = 96, 32
 
 HELD_OUT, PROBED = 256, 2048  # images to judge by; views for the first statistics and read-out
 
-RATES = {FOLDED: 3e-3, NOISE: 3e-3, DISTILLED: 3e-4}  # the best of `--rates` on held-out images
+RATES = {FOLDED: 3e-3, NOISE: 3e-3, DISTILLED: 3e-4}
 
 FLOOR = 0.05  # of a feature's scale, relative to the mean one, that is added to it
 
@@ -225,17 +225,22 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def gains(rows: Sequence[Mapping[str, str]]) -> str:
-    """Folded against each other arm of the same start and seed: mean and 95 % bootstrap interval."""
+    """Folded against each other arm of the same start and seed: mean, from three seeds on with its interval."""
     scores, lines = {tuple(row[key] for key in KEYS): row for row in rows}, []
     for start in SOURCES:
         for arm in (name for name in ARMS if name != FOLDED):
             seeds = [seed for s, a, seed in scores if (s, a) == (start, FOLDED) and (start, arm, seed) in scores]
             pairs = [(scores[start, FOLDED, seed], scores[start, arm, seed]) for seed in seeds]
             cells = [
-                interval([float(ours[f]) - float(theirs[f]) for ours, theirs in pairs]) for f in FIGURES[:3] if pairs
+                _mean([float(ours[f]) - float(theirs[f]) for ours, theirs in pairs]) for f in FIGURES[:3] if pairs
             ]
             lines += [[start, arm, *cells, str(len(seeds))]] if pairs else []
     return markdown_table(["start", "folded minus", *FIGURES[:3], "seeds"], lines)
+
+
+def _mean(values: Sequence[float]) -> str:
+    """With its interval, where there are enough seeds for one."""
+    return interval(values) if len(values) > 2 else f"{np.mean(values):.3f}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -124,11 +124,13 @@ def test_every_run_takes_the_same_steps_from_the_source_that_it_starts_from(monk
 def test_kept_runs_are_read_again_and_compared_within_start_and_seed(monkeypatch, tmp_path):
     monkeypatch.setattr(folding, "RECORD", tmp_path / "runs.csv")
     assert read_rows() == []
-    for seed in range(2):
+    for seed in range(3):
         for place, arm in enumerate(ARMS):
             figures = {"start": "fundus", "arm": arm, "seed": seed, "macro_f1": 0.1 * (seed + place)}
             keep({**dict.fromkeys(FIELDS, 0), **figures})
-    assert len(table(read_rows()).splitlines()) == 2 + 8
+    assert len(table(read_rows()).splitlines()) == 2 + 3 * len(ARMS)
     (line,) = [line for line in gains(read_rows()).splitlines() if "noise" in line]
     assert "-0.100 (-0.100 - -0.100)" in line
+    (line,) = [line for line in gains(read_rows()[:4]).splitlines() if "noise" in line]
+    assert "| -0.100   |" in line
     assert gains([row for row in read_rows() if row["arm"] != FOLDED]).count("\n") == 1
