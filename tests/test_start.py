@@ -24,8 +24,9 @@ def words_of(command):
 
 
 def shape(text):
-    """What does not hang on the machine: everything but figures and the width of columns."""
-    return [re.sub(r"[+-]?\d+(\.\d+)?|-{2,}| +", " ", line).strip() for line in text.strip().splitlines()]
+    """Lines without what hangs on the machine: figures, the width of columns, which source is the better one."""
+    varies = r"[+-]?\d+(\.\d+)?|-{2,}|\b(cells|projections)\b| +"
+    return {re.sub(r" +", " ", re.sub(varies, " ", line)).strip() for line in text.strip().splitlines()}
 
 
 @pytest.mark.slow
@@ -37,7 +38,7 @@ def test_every_step_works_and_prints_what_the_page_shows(hub, tmp_path):
         if language == "yaml":
             (tmp_path / "config.yaml").write_text(block)
         elif language == "text":
-            assert "\n".join(shape(block)) in "\n".join(shape(printed))
+            assert shape(block) <= shape(printed)
         else:
             lines = [line for line in block.splitlines() if language == "bash" and not line.startswith(INSTALL)]
             commands = [[sys.executable, "-c", block]] if language == "python" else map(words_of, lines)
