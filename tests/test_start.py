@@ -46,4 +46,4 @@ def test_every_step_works_and_prints_what_the_page_shows(hub, tmp_path):
                 done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
                 assert done.returncode == 0, done.stderr
                 printed = done.stdout
-    assert {"model.safetensors", "README.md", "medmerge/report.html"} <= set(hub.listing("me/vessels-merged"))
+    assert {"model.safetensors", "README.md", "report.html"} <= set(hub.listing("me/vessels-merged"))
