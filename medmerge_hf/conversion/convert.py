@@ -165,7 +165,7 @@ def _verify(case: Case) -> None:
             why = "it was made for another image size" if case.resampled else "its own network is not known"
             case.notes.append(f"not verified: {why}")
         return
-    size = getattr(case.original, "image_size", None) or input_shape(case.network)[1:]
+    size = getattr(case.original, "only_size", None) or input_shape(case.network)[1:]
     images = noise(case.channels, *size)
     ours = with_tensors(case.network, case.own(), case.below, case.stems)
     if case.headless:

@@ -5,6 +5,7 @@ import torchvision
 from tiny import unlike
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.swin_transformer import SwinTransformer
+from torchvision.models.vision_transformer import VisionTransformer
 from transformers import (
     ConvNextConfig,
     ConvNextForImageClassification,
@@ -67,6 +68,10 @@ SHRUNK = {
     "swin_tiny_patch4_window7_224": (
         lambda: SwinTransformer([4, 4], 8, [2, 2], [1, 2], [4, 4]),
         {**SWIN, "depths": (2, 2)},
+    ),
+    "vit_base_patch16_224": (
+        lambda: VisionTransformer(32, 16, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=64),
+        {"img_size": 32, "embed_dim": 16, "depth": 2, "num_heads": 2},
     ),
 }
 

@@ -18,7 +18,7 @@ class OnnxNetwork(nn.Module):
         model: its content, without external data.
 
     Attributes:
-        image_size: height and width of the images that it takes; `None` where it takes any.
+        only_size: height and width of the images that it takes; `None` where it takes any.
         precision: relative difference of features that float32 may make.
     """
 
@@ -36,7 +36,7 @@ class OnnxNetwork(nn.Module):
         self.channels_last = sizes[3] in (1, 3) and sizes[1] not in (1, 3)
         self.batch = sizes[0] or 1
         height, width = sizes[1:3] if self.channels_last else sizes[2:4]
-        self.image_size = (height, width) if height and width else None
+        self.only_size = (height, width) if height and width else None
         linear = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul") and node.input[1] in known]
         self.wanted = linear[-1].input[0] if linear else model.graph.output[0].name
         self.session: Any = None
