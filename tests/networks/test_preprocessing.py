@@ -90,25 +90,15 @@ def test_both_transforms_can_be_pickled(model):
         assert pickle.loads(pickle.dumps(transform))(image).shape == (3, 32, 32)
 
 
-class Images(torch.utils.data.Dataset):
-    def __init__(self, transform):
-        self.transform = transform
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        return self.transform(Image.new("RGB", (40, 40), (40 * index, 10, 20)))
-
-
 @pytest.mark.slow
 def test_a_spawned_worker_makes_the_same_pixels(model):
     pixels = resolve_preprocessing(model)
-    images = Images(pixels.train_transform(crop_scale=(1, 1), color_jitter=0))
-    loader = torch.utils.data.DataLoader(images, 4, num_workers=1, multiprocessing_context="spawn")
-    [batch] = loader
-    expected = torch.stack([pixels.eval_transform(Image.new("RGB", (40, 40), (40 * i, 10, 20))) for i in range(4)])
-    assert torch.allclose(batch, expected, rtol=0, atol=1e-5)
+    plain = [Image.new("RGB", (40, 40), (40 * i, 10, 20)) for i in range(4)]
+    table = datasets.Dataset.from_dict({"image": plain, "label": [0, 1, 0, 1]}).cast_column("image", datasets.Image())
+    images = ImageDataset(table, pixels.train_transform(crop_scale=(1, 1), color_jitter=0))
+    [batch] = torch.utils.data.DataLoader(images, 4, num_workers=1, multiprocessing_context="spawn")
+    expected = torch.stack([pixels.eval_transform(image) for image in plain])
+    assert torch.allclose(batch["pixel_values"], expected, rtol=0, atol=1e-5)
 
 
 def test_augmentation_crops_flips_and_jitters(model):
