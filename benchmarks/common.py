@@ -1,6 +1,8 @@
 """What the benchmarks on real targets share: sources, settings, intervals over seeds."""
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,3 +37,14 @@ def interval(values: Sequence[float]) -> str:
     draws = np.random.default_rng(0).choice(np.array(values), (2000, len(values))).mean(1)
     low, high = np.quantile(draws, [0.025, 0.975])
     return f"{np.mean(values):.3f} ({low:.3f} - {high:.3f})"
+
+
+def append_rows(file: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> None:
+    """Add finished runs to a csv at once, with a header where it begins."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    begins = not file.is_file()
+    with file.open("a", newline="") as out:
+        writer = csv.DictWriter(out, fields, lineterminator="\n")
+        if begins:
+            writer.writeheader()
+        writer.writerows(rows)

@@ -18,7 +18,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from common import CHECKPOINTS, DEFAULTS, TARGETS, interval
+from common import CHECKPOINTS, DEFAULTS, TARGETS, append_rows, interval
 from foldable import Foldable, Whole, features_of_all, noise_like
 from measure import machine
 from sklearn.metrics import log_loss
@@ -208,16 +208,6 @@ def read_rows() -> list[dict[str, str]]:
     return list(csv.DictReader(RECORD.open())) if RECORD.is_file() else []
 
 
-def keep(row: Mapping[str, Any]) -> None:
-    """Add a finished run to the others at once."""
-    new = not RECORD.is_file()
-    with RECORD.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """One line a run."""
     ordered = sorted(rows, key=lambda row: (row["start"], ARMS.index(row["arm"]), int(row["seed"])))
@@ -276,7 +266,8 @@ def run_missing(cells: Sequence[tuple[str, str, str]], rates: Iterable[float], g
             for rate in rates:
                 print(start, arm, seed, rate, taught(job, arm, lessons, rate)[1], flush=True)
             if not rates:
-                keep({**dict(zip(KEYS, (start, arm, seed), strict=True)), **run_one(job, arm, lessons)})
+                row = {**dict(zip(KEYS, (start, arm, seed), strict=True)), **run_one(job, arm, lessons)}
+                append_rows(RECORD, [row], FIELDS)
 
 
 if __name__ == "__main__":

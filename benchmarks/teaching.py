@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import append_rows
 from torch import nn
 from transformers import TrainerCallback
 
 from medmerge_hf.comparison.compare import make_plan
 from medmerge_hf.comparison.job import Job, validation_f1
-from medmerge_hf.comparison.methods.distilling import probed
+from medmerge_hf.comparison.methods.distilling import of_sources, probed, tuned_sources
 from medmerge_hf.comparison.methods.single_source import FINE_TUNED, PROBE
 from medmerge_hf.comparison.registry import METHODS
 from medmerge_hf.comparison.run_store import Outcome
@@ -103,11 +104,10 @@ def teachers_for(job: Job, changes: list[str]) -> Teachers | None:
     """All fine-tuned sources, as sure as they are or as the validation images allow; none where labels alone teach."""
     if ALONE in changes:
         return None
-    tuned = [job.trained(outcome.states["end"], place) for place, outcome in enumerate(job.earlier[FINE_TUNED])]
-    seen = [held_out(model, job.target, job.settings) for model in tuned]
     if CALIBRATED not in changes:
-        return Teachers(tuned)
-    return Teachers([Softened(model, one.temperature) for model, one in zip(tuned, seen, strict=True)])
+        return of_sources(job)
+    tuned = tuned_sources(job)
+    return Teachers([Softened(model, held_out(model, job.target, job.settings).temperature) for model in tuned])
 
 
 def student_for(job: Job, changes: list[str]) -> MedMergeModel:
@@ -153,17 +153,6 @@ def rows(job: Job, seed: int, change: str, found: Mapping[str, Outcome]) -> list
     return lines
 
 
-def append(file: Path, lines: list[dict[str, Any]]) -> None:
-    """Add lines to a csv, with a header where it begins."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    begins = not file.is_file()
-    with file.open("a", newline="") as out:
-        writer = csv.DictWriter(out, list(lines[0]), lineterminator="\n")
-        if begins:
-            writer.writeheader()
-        writer.writerows(lines)
-
-
 def table(file: Path) -> str:
     """Figures of each change, seed by seed."""
     found: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -194,7 +183,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as own, contextlib.redirect_stdout(None):
             job = make_job(words, given.seed, parts, own)
             lines = rows(job, given.seed, change, train(job, parts))
-        append(given.csv, lines)
+        append_rows(given.csv, lines, list(lines[0]))
     print(table(given.csv))
 
 

@@ -7,7 +7,7 @@ the held-out images better by more than chance.
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from ..export.card.record import record_choice, record_data
 from ..modeling_medmerge import MedMergeModel
 from ..sources.reference import stated_name
 from ..training.checkpoints import last_checkpoint
-from ..training.trainer import MedMergeTrainer
 from .build import make_single, with_sources
 from .history import keep_history
 from .rank import rank_target
@@ -69,17 +68,22 @@ def auto(target: Any, settings: Settings, resume: bool = False) -> tuple[MedMerg
     alone = [_alone(place, target, settings, resume) for place in range(len(settings.source.sources))]
     best = min(alone, key=lambda one: one.seen.loss)
     own = anchored(settings, alone.index(best))
-    teachers = teachers_of([one.model for one in alone], [one.seen for one in alone])
+    shares = shares_of([one.seen for one in alone])
+    teachers = teachers_of([one.model for one in alone], shares)
     model, figures = merge_and_finetune(target, own, settings.run.resamples, resume, teachers)
     student = Candidate(STUDENT, model, figures, held_out(model, target, settings))
     chosen = best if clearly_worse(student.seen.truths, best.seen.truths) else student
-    _record(chosen, student, alone, ranking.advice)
+    weights = {one.name: float(share) for one, share in zip(alone, shares, strict=True)}
+    logger.info("Weights of the teachers: %s. Exported: %s.", weights, chosen.name)
+    _record(chosen, student, alone, weights, ranking.advice)
     others = [one for one in (*alone, student) if one is not chosen]
     rest = {f"{one.name}, {key}": value for one in others for key, value in one.figures.items()}
     return chosen.model, {**chosen.figures, **rest}
 
 
-def _record(chosen: Candidate, student: Candidate, alone: Sequence[Candidate], advice: str) -> None:
+def _record(
+    chosen: Candidate, student: Candidate, alone: Sequence[Candidate], weights: Mapping[str, float], advice: str
+) -> None:
     """The figures of all candidates, and how one was chosen, stand on the card of the one that is exported."""
     candidates, config = [student, *alone], chosen.model.config
     config.record = {
@@ -88,10 +92,7 @@ def _record(chosen: Candidate, student: Candidate, alone: Sequence[Candidate], a
     }
     losses = {one.name: one.seen.loss for one in (*alone, student)}
     temperatures = {one.name: one.seen.temperature for one in (*alone, student)}
-    found = zip(alone, shares_of([one.seen for one in alone]), strict=True)
-    shares = {one.name: float(share) for one, share in found}
-    record_choice(config, advice, losses, temperatures, shares, chosen.name)
-    logger.info("Weights of the teachers: %s. Exported: %s.", shares, chosen.name)
+    record_choice(config, advice, losses, temperatures, weights, chosen.name)
 
 
 def anchored(settings: Settings, anchor: int) -> Settings:
@@ -120,14 +121,10 @@ def _train_alone(source: Any, target: Any, settings: Settings, resume: bool) -> 
     set_seed(settings.run.seed)
     model = make_single(source, settings, target)
     record_data(model.config, target)
-    trainer = _trainer(model, target, settings)
+    trainer = make_trainer(model, target, settings, whole_arguments(settings))
     trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args.output_dir) if resume else None)
     keep_history(trainer)
     figures = evaluate(trainer, target, "finetuned", settings.run.resamples)
     if settings.finetune.should_save:
         model.save_pretrained(Path(settings.run.output_dir) / EXPORT)
         write_json(Path(settings.run.output_dir) / DONE, figures)
-
-
-def _trainer(model: MedMergeModel, target: Any, settings: Settings) -> MedMergeTrainer:
-    return make_trainer(model, target, settings, whole_arguments(settings))

@@ -39,16 +39,16 @@ def shares_of(seen: Sequence[HeldOut]) -> np.ndarray:
     return useful_weights(np.stack([one.truths for one in seen]))
 
 
-def teachers_of(models: Sequence[MedMergeModel], seen: Sequence[HeldOut]) -> Teachers:
-    """Those of several models that help.
+def teachers_of(models: Sequence[MedMergeModel], shares: np.ndarray) -> Teachers:
+    """Those of several models that count.
 
     They are weighed at their temperatures and teach without: students of softened teachers are better calibrated and
     rank images worse (benchmarks/TEACHING.md).
 
     Args:
         models: trained.
-        seen: what each says of the validation images.
+        shares: of [`shares_of`].
     """
-    taken = [(model, float(share)) for model, share in zip(models, shares_of(seen), strict=True) if share]
+    taken = [(model, float(share)) for model, share in zip(models, shares, strict=True) if share]
     networks, weights = zip(*taken, strict=True)
     return Teachers(networks, weights)

@@ -3,6 +3,7 @@ import copy
 import folding
 import pytest
 import torch
+from common import append_rows
 from foldable import Foldable, features_of, features_of_all, noise_like
 from folding import (
     ARMS,
@@ -13,7 +14,6 @@ from folding import (
     Lessons,
     best_readout,
     gains,
-    keep,
     learn,
     matched,
     read_rows,
@@ -127,7 +127,7 @@ def test_kept_runs_are_read_again_and_compared_within_start_and_seed(monkeypatch
     for seed in range(3):
         for place, arm in enumerate(ARMS):
             figures = {"start": "fundus", "arm": arm, "seed": seed, "macro_f1": 0.1 * (seed + place)}
-            keep({**dict.fromkeys(FIELDS, 0), **figures})
+            append_rows(folding.RECORD, [{**dict.fromkeys(FIELDS, 0), **figures}], FIELDS)
     assert len(table(read_rows()).splitlines()) == 2 + 3 * len(ARMS)
     (line,) = [line for line in gains(read_rows()).splitlines() if "noise" in line]
     assert "-0.100 (-0.100 - -0.100)" in line

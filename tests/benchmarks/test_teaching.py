@@ -50,7 +50,7 @@ def test_every_seed_of_a_change_stands_in_its_row(tmp_path):
     job = types.SimpleNamespace(earlier={teaching.FINE_TUNED: [outcome(0)]})
     for seed in (0, 1):
         lines = teaching.rows(job, seed, teaching.TWICE, {"last step": outcome(seed)})
-        teaching.append(file, lines)
+        teaching.append_rows(file, lines, list(lines[0]))
     with file.open() as text:
         assert [line["seed"] for line in csv.DictReader(text)] == ["0", "1"]
     (row,) = teaching.table(file).splitlines()[2:]

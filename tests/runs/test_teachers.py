@@ -19,7 +19,7 @@ def seen():
 
 def test_a_network_that_guesses_does_not_teach(seen):
     networks = [nn.Flatten() for _ in seen]
-    teachers = teachers_of(networks, seen)
+    teachers = teachers_of(networks, shares_of(seen))
     assert list(teachers.networks) == [networks[0], networks[2]]
     assert teachers.shares == pytest.approx([0.5, 0.5], abs=0.1)
 

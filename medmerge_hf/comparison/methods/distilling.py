@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...modeling_medmerge import MedMergeModel
 from ...training.distillation import Teachers
 from ..job import Job, steps_of, weights_of
 from ..registry import OURS, method
@@ -67,10 +68,15 @@ def merge_distilled(job: Job) -> Outcome:
     return medmerge(job, teachers=of_sources(job), steps=steps_of(job.earlier[FINE_TUNED]))
 
 
+def tuned_sources(job: Job) -> list[MedMergeModel]:
+    """Every source, fine-tuned."""
+    tuned: Sequence[Outcome] = job.earlier[FINE_TUNED]
+    return [job.trained(outcome.states["end"], place) for place, outcome in enumerate(tuned)]
+
+
 def of_sources(job: Job) -> Teachers:
     """All fine-tuned sources."""
-    tuned: Sequence[Outcome] = job.earlier[FINE_TUNED]
-    return Teachers([job.trained(outcome.states["end"], place) for place, outcome in enumerate(tuned)])
+    return Teachers(tuned_sources(job))
 
 
 def _taught(job: Job, teachers: Teachers, before: Sequence[Outcome]) -> Outcome:
