@@ -27,6 +27,7 @@ METHODS = [
     "distilled",
     "self-trained",
     "MedMerge distilled",
+    "distilled with noise for sources",
 ]
 
 

@@ -16,6 +16,8 @@ from .single_source import FINE_TUNED, PROBE
 
 SEEDS = "ensemble of seeds"
 
+TAUGHT_MERGE = f"{OURS} distilled"
+
 
 def probed(job: Job) -> int:
     """Place of the source of which a linear probe promises most."""
@@ -62,10 +64,22 @@ def self_trained(job: Job) -> Outcome:
     return _taught(job, Teachers([job.trained(state, best) for state in seeds.states.values()]), [seeds])
 
 
-@method(f"{OURS} distilled", needs=(FINE_TUNED, PROBE), options=BEST)
-def merge_distilled(job: Job) -> Outcome:
+@method(TAUGHT_MERGE, needs=(FINE_TUNED, PROBE), options=BEST)
+def merge_distilled(job: Job, scrambled: bool = False) -> Outcome:
     """The best form of the merge, taught by all fine-tuned sources in both stages."""
-    return medmerge(job, teachers=of_sources(job), steps=steps_of(job.earlier[FINE_TUNED]))
+    return medmerge(job, scrambled=scrambled, teachers=of_sources(job), steps=steps_of(job.earlier[FINE_TUNED]))
+
+
+@method(
+    "distilled with noise for sources",
+    needs=(FINE_TUNED, PROBE),
+    options=BEST,
+    control="what the other source's kernels do beside its teaching",
+    of=TAUGHT_MERGE,
+)
+def noise_distilled(job: Job) -> Outcome:
+    """The taught merge with noise in the place of the other sources' kernels; the teachers are the same."""
+    return merge_distilled(job, scrambled=True)
 
 
 def tuned_sources(job: Job) -> list[MedMergeModel]:

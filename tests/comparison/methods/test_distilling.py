@@ -38,6 +38,12 @@ def test_a_merge_is_taught_in_as_many_steps_as_a_source(outcomes):
     assert outcomes[1]("MedMerge distilled").notes["steps"] == outcomes[1]("distilled").notes["steps"]
 
 
+def test_the_taught_merge_of_noise_has_the_same_teachers_and_another_network(outcomes):
+    merged, noise = (outcomes[1](name) for name in ("MedMerge distilled", "distilled with noise for sources"))
+    assert noise.notes["steps"] == merged.notes["steps"]
+    assert (noise.probabilities["test"] != merged.probabilities["test"]).any()
+
+
 def test_copies_differ_in_head_and_order_and_share_the_images(finished_plan, tmp_path):
     (setting,) = finished_plan.settings
     seen = {}
