@@ -47,6 +47,15 @@ def test_a_card_of_a_merge_of_files_names_no_base_model_and_says_that_nothing_is
     assert "states no licence" in card.text
 
 
+def test_a_card_loads_the_network_from_where_it_lies(model, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path / "merged")
+    (code,) = re.findall(r"```python\n(import timm.*?)```", (tmp_path / "merged/README.md").read_text(), flags=re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(code, scope := {})
+    assert scope["model"](torch.zeros(1, 3, 32, 32)).shape == (1, model.config.num_labels)
+    assert code.replace("local-dir:merged", "hf-hub:me/merged") in render_card(model.config, "me/merged")
+
+
 def test_a_card_says_what_was_read_chosen_and_left_out_of_each_source(tmp_path):
     torch.save({"state_dict": network(0).state_dict(), "state_dict_ema": network(1).state_dict()}, tmp_path / "a.pth")
     sources = [{"id": str(tmp_path / "a.pth"), "entry": name} for name in ("state_dict", "state_dict_ema")]
