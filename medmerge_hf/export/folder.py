@@ -155,14 +155,14 @@ def save_card(folder: Path, destination: Path) -> None:
 
 
 def add_page(folder: Path, html: str) -> None:
-    """Put the page of a run into its export, and a link to it on the card, if that is ours.
+    """Put the page of a run into its export, as the last of its files, and a link to it on the card, if that is ours.
 
     Args:
         folder: the export.
         html: the page.
     """
-    replace_file(folder / PAGE, html)
     card = folder / CARD
     if TAGS[0] in card.read_text(errors="replace"):
         config = MedMergeConfig.from_json_file(folder / MERGE_CONFIG)
         replace_file(card, render_card(config, folder.absolute().name, page=PAGE))
+    replace_file(folder / PAGE, html)

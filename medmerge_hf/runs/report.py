@@ -39,6 +39,7 @@ from ..export.card.tables import (
 from ..networks.build import MULTI_LABEL
 from ..sources.reference import source_name
 from .history import read_histories
+from .run_folder import RESULTS
 
 
 DRAWN = 30  # classes up to which a confusion matrix is drawn
@@ -58,7 +59,7 @@ def run_page(folder: Path, config: MedMergeConfig, weights: Any) -> str:
         One file with everything in it.
     """
     record = config.record
-    figures = json.loads((folder / "all_results.json").read_text())
+    figures = json.loads((folder / RESULTS).read_text())
     histories = read_histories(folder)
     row = next((row for row in record.get("results", [])[::-1] if row["method"] == method_name(config)), None)
     names = [source_name(source) for source in config.sources]

@@ -8,11 +8,12 @@ from typing import Any
 import yaml
 
 from ..errors import OutputDirError
+from ..export.staging import PAGE
 from .options import STAGES
 from .settings import Settings
 
 
-RECORD = "run.yaml"
+RECORD, RESULTS = "run.yaml", "all_results.json"
 
 # Where the export goes: a run that is over, started again with these, is pushed.
 PUSH = ("push_to_hub", "hub_model_id", "hub_private_repo")
@@ -59,6 +60,11 @@ def _held(folder: Path, record: Path, mine: str) -> str:
     if not record.is_file():
         return "other files"
     return "" if record.read_text(errors="replace") == mine else f"another run (its {RECORD} differs)"
+
+
+def figures_of_finished(folder: Path) -> dict[str, float] | None:
+    """The figures of a run that is over, which has a page; nothing of one that is not."""
+    return json.loads((folder / RESULTS).read_text()) if (folder / PAGE).is_file() else None
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -9,6 +9,7 @@ The YAML holds the options of `options.py`, and under `merge` and `finetune` the
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -26,9 +27,12 @@ from .build import choose_sources, load_data
 from .config import read_options
 from .progress import followed
 from .report import figures_rows, run_page
-from .run_folder import claim_output_dir, recipe_of, write_json
+from .run_folder import RESULTS, claim_output_dir, figures_of_finished, recipe_of, write_json
 from .settings import Settings, make_settings
 from .stages import merge_and_finetune, train_alone
+
+
+logger = logging.getLogger(__name__)
 
 
 def _at_revision(given: Any, found: Mapping[str, Any]) -> Any:
@@ -51,10 +55,24 @@ def exact_revisions(model: MedMergeModel, target: Any, settings: Settings) -> di
 def run(settings: Settings) -> dict[str, float]:
     """Everything from sources to the export; returns what `all_results.json` holds.
 
-    Started again after it was killed, it goes on from its last whole checkpoint and ends as it would have.
+    Started again after it was killed, it goes on from its last whole checkpoint and ends as it would have. One that is
+    over is not trained again, only pushed where the settings ask for that.
     """
     with settings.merge.main_process_first(desc="claim the output folder"):
         folder = claim_output_dir(settings)
+    figures = figures_of_finished(folder)
+    if figures is None:
+        figures = _train(folder, settings)
+    else:
+        logger.info("%s holds this run, which is over: nothing is trained again.", folder)
+    if settings.finetune.should_save and settings.run.push_to_hub:
+        name = settings.run.hub_model_id or folder.absolute().name
+        push_export(folder, name, private=settings.run.hub_private_repo)
+    return figures
+
+
+def _train(folder: Path, settings: Settings) -> dict[str, float]:
+    """From the data to the export and its page, which is the last that a run writes."""
     target = load_data(settings)
     settings = choose_sources(settings, target)
     set_seed(settings.run.seed)
@@ -70,13 +88,10 @@ def run(settings: Settings) -> dict[str, float]:
     if settings.finetune.should_save:
         exact = exact_revisions(model, target, settings)
         model.config.record = {**model.config.record, "recipe": recipe_of(settings, exact)}
-        write_json(folder / "all_results.json", figures)
+        write_json(folder / RESULTS, figures)
         model.save_pretrained(folder, dtype=settings.run.export_dtype)
         weights = model.kernel_weights() if len(model.config.sources) > 1 else None
         add_page(folder, run_page(folder, model.config, weights))
-        if settings.run.push_to_hub:
-            name = settings.run.hub_model_id or folder.absolute().name
-            push_export(folder, name, private=settings.run.hub_private_repo)
     return figures
 
 

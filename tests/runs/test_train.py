@@ -64,6 +64,14 @@ def test_the_same_seed_gives_the_same_results_and_another_seed_others(options, w
         assert (results(out) == results(whole)) == (name == "again")
 
 
+def test_a_run_that_is_over_is_pushed_and_not_trained_again(whole, hub, monkeypatch, capsys):
+    monkeypatch.delattr("medmerge_hf.runs.train.load_data")
+    config = str(whole.parent / "config.yaml")
+    medmerge(["train", config, "--push_to_hub", "true", "--hub_model_id", "tester/later"])
+    assert {"model.safetensors", "report.html"} <= hub.listing("tester/later").keys()
+    assert markdown_table(*figures_rows(results(whole))) in capsys.readouterr().out
+
+
 def ends(config, monkeypatch, place, broken):
     """How `medmerge train` ends where a function is broken."""
     with monkeypatch.context() as patch:
