@@ -23,6 +23,7 @@ _NAMES = {
     "inspect_sources": "inspection",
     "load_target": "data",
     "make_compute_metrics": "evaluation.compute_metrics",
+    "match_class_shares": "training.class_shares",
     "recalibrate_batch_norm": "networks.batch_norm",
     "resolve_preprocessing": "networks.preprocessing",
     "single_source_model": "training.single_source",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .networks.preprocessing import resolve_preprocessing as resolve_preprocessing
     from .sources.reference import NetworkVariant as NetworkVariant
     from .sources.reference import SourceReference as SourceReference
+    from .training.class_shares import match_class_shares as match_class_shares
     from .training.distillation import MixedImages as MixedImages
     from .training.distillation import Teachers as Teachers
     from .training.single_source import single_source_model as single_source_model

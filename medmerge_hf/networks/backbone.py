@@ -66,6 +66,13 @@ def backbone_parameters(network: Any) -> dict[str, nn.Parameter]:
     return _outside_head(network, dict(backbone_module(network).named_parameters()))
 
 
+def head_biases(network: Any) -> list[nn.Parameter]:
+    """Biases of the head, one number a class: of one layer, or of both heads of a distilled DeiT."""
+    head, classes = tuple(f"{name}." for name in head_modules(network)), (network.config.num_labels,)
+    named = backbone_module(network).named_parameters()
+    return [bias for name, bias in named if name.startswith(head) and bias.shape == classes]
+
+
 def backbone_learns(network: Any) -> bool:
     """Whether any parameter of the backbone is trained."""
     return any(parameter.requires_grad for parameter in backbone_parameters(network).values())

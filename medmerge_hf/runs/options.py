@@ -140,6 +140,13 @@ class DataOptions:
         default=False,
         metadata=about("Add the log frequencies of the classes to the logits in the loss (balanced softmax)."),
     )
+    match_shares: bool = dataclasses.field(
+        default=False,
+        metadata=about(
+            "At the end, shift the head's biases until the images without a label are of each class as often as "
+            "the labels have it; they have to be drawn alike."
+        ),
+    )
     validation_fraction: float = dataclasses.field(
         default=0.2,
         metadata=about(

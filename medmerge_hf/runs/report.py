@@ -40,6 +40,7 @@ from ..networks.build import MULTI_LABEL
 from ..sources.reference import source_name
 from .history import read_histories
 from .run_folder import RESULTS
+from .stages import MATCHED
 
 
 DRAWN = 30  # classes up to which a confusion matrix is drawn
@@ -127,7 +128,7 @@ def figures_rows(figures: Mapping[str, float]) -> Table:
     metrics = [name for name in METRICS if f"finetuned_validation_{name}" in figures]
     rows = [
         [stage, split, *(f"{figures[f'{key}_{split}_{name}']:.3f}" for name in metrics)]
-        for key, stage in (("merged", "merged"), ("finetuned", "fine-tuned"))
+        for key, stage in (("merged", "merged"), ("finetuned", "fine-tuned"), (MATCHED, "shares matched"))
         for split in ("validation", "test")
         if f"{key}_{split}_macro_f1" in figures
     ]

@@ -197,6 +197,10 @@ def _check_data(data: DataOptions, problems: Problems) -> None:
         problems.append("class_weights, class_priors: both make up for classes of unequal size: take one of them.")
     if data.multi_label and data.class_priors:
         problems.append("class_priors: has no effect where an image may have several labels; take class_weights.")
+    if data.match_shares and not data.unlabelled:
+        problems.append("match_shares: needs images without a label: say with unlabelled where they are.")
+    if data.match_shares and data.multi_label:
+        problems.append("match_shares: has no effect where an image may have several labels: leave it out.")
     for name in ("image_column", "label_column"):
         if not getattr(data, name):
             problems.value(name, "", "the name of a column")

@@ -9,11 +9,13 @@ import torch
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from ..data import ImageDataset
+from ..errors import SettingsError
 from ..evaluation.compute_metrics import make_compute_metrics
 from ..export.card.record import record_data
 from ..modeling_medmerge import MedMergeModel
 from ..networks.preprocessing import resolve_preprocessing
 from ..training.checkpoints import last_checkpoint
+from ..training.class_shares import match_class_shares
 from ..training.distillation import MixedImages, Teachers
 from ..training.losses import TaskLoss, balanced_weights, log_priors
 from ..training.single_source import freeze_backbone
@@ -25,6 +27,9 @@ from .progress import follow
 from .run_folder import write_json
 from .settings import Settings
 from .stage_arguments import fresh_accelerator
+
+
+MATCHED = "matched"  # what the figures' names begin with after [`match_shares`]
 
 
 def make_trainer(
@@ -161,6 +166,41 @@ def merge(
     keep_history(trainer)
     trainer.collapse()
     return model, evaluate(trainer, target, "merged", record)
+
+
+def match_shares(model: MedMergeModel, target: Any, settings: Settings, record: int = 0) -> dict[str, float]:
+    """The last stage, if the settings ask for it.
+
+    Args:
+        model: trained; its head's biases are changed.
+        target: the data set.
+        settings: of the run.
+        record: see [`evaluate`].
+
+    Returns:
+        The figures after it; none where nothing was asked for.
+    """
+    if not settings.data.match_shares:
+        return {}
+    trainer = make_trainer(model, target, settings, settings.finetune)
+    match_on_unlabelled(trainer, target)
+    return evaluate(trainer, target, MATCHED, record)
+
+
+def match_on_unlabelled(trainer: MedMergeTrainer, target: Any) -> None:
+    """Shift the head's biases until the target's images without a label are of each class as often as the others.
+
+    Args:
+        trainer: with the model.
+        target: the data set.
+
+    Raises:
+        SettingsError: it has no images without a label.
+    """
+    if target.unlabelled is None:
+        raise SettingsError("The shares of the classes are matched on images without a label: say unlabelled.")
+    shares = log_priors(target["train"]["label"], len(target.classes)).exp()
+    match_class_shares(trainer, ImageDataset(target.unlabelled, eval_transform(trainer.model)), shares)
 
 
 def lp_ft(model: MedMergeModel, target: Any, settings: Settings, record: int = 0) -> dict[str, float]:

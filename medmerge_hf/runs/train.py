@@ -29,7 +29,7 @@ from .progress import followed
 from .report import figures_rows, run_page
 from .run_folder import RESULTS, claim_output_dir, figures_of_finished, recipe_of, write_json
 from .settings import Settings, make_settings
-from .stages import merge_and_finetune, train_alone
+from .stages import match_shares, merge_and_finetune, train_alone
 
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ def _train(folder: Path, settings: Settings) -> dict[str, float]:
             model, figures = auto(target, settings, resume=True)
         else:
             model, figures = merge_and_finetune(target, settings, settings.run.resamples, resume=True)
+        figures |= match_shares(model, target, settings, settings.run.resamples)
         if settings.run.sources_alone and not chooses:
             results = [row for row in model.config.record["results"] if row["method"] == METHOD]
             model.config.record = {**model.config.record, "results": results + train_alone(target, settings)}

@@ -28,6 +28,10 @@ METHODS = [
     "self-trained",
     "MedMerge distilled",
     "distilled with noise for sources",
+    "best single source matched",
+    "distilled matched",
+    "self-trained matched",
+    "MedMerge distilled matched",
 ]
 
 

@@ -20,7 +20,7 @@ def options(folders, vessels):
     stage = {**STAGE, "save_steps": 1, "save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 1}
     return {
         **{"method": "auto", "sources": folders[:2], "data": str(vessels), "image_size": 32, "resamples": 20},
-        **{"label_fraction": 0.5, "unlabelled": True, "class_priors": True},
+        **{"label_fraction": 0.5, "unlabelled": True, "class_priors": True, "match_shares": True},
         **{"merge": {**stage, "kernel_learning_rate": 0.05}, "finetune": {**stage, "learning_rate": 0.001}},
     }
 
@@ -35,6 +35,7 @@ def whole(tmp_path_factory, options):
 def test_a_run_trains_every_source_and_a_taught_merge(whole):
     figures = results(whole)
     assert {"0, finetuned_test_macro_f1", "1, finetuned_test_macro_f1", "finetuned_test_macro_f1"} <= figures.keys()
+    assert figures["matched_test_auroc"] != figures["finetuned_test_auroc"]
     record = MedMergeModel.from_pretrained(whole).config.record
     assert record["choice"]["losses"].keys() == {"0", "1", auto.STUDENT}
     assert sum(record["choice"]["shares"].values()) == pytest.approx(1)

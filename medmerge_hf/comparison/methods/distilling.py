@@ -16,7 +16,7 @@ from .single_source import FINE_TUNED, PROBE
 
 SEEDS = "ensemble of seeds"
 
-TAUGHT_MERGE = f"{OURS} distilled"
+TAUGHT, SELF_TAUGHT, TAUGHT_MERGE = "distilled", "self-trained", f"{OURS} distilled"
 
 
 def probed(job: Job) -> int:
@@ -45,17 +45,17 @@ def ensemble_of_seeds(job: Job) -> Outcome:
     return whole
 
 
-@method("distilled", needs=(FINE_TUNED, PROBE))
+@method(TAUGHT, needs=(FINE_TUNED, PROBE))
 def distilled(job: Job) -> Outcome:
     """The probe's source, taught by all fine-tuned sources."""
     return _taught(job, of_sources(job), job.earlier[FINE_TUNED])
 
 
 @method(
-    "self-trained",
+    SELF_TAUGHT,
     needs=(SEEDS, PROBE),
     control="what the other sources' knowledge does",
-    of="distilled",
+    of=TAUGHT,
 )
 def self_trained(job: Job) -> Outcome:
     """The probe's source, taught by as many networks of its own: what the images without labels do by themselves."""
@@ -96,4 +96,4 @@ def of_sources(job: Job) -> Teachers:
 def _taught(job: Job, teachers: Teachers, before: Sequence[Outcome]) -> Outcome:
     trainer = job.trainer(job.single(probed(job)), "both", teachers)
     trainer.train()
-    return job.outcome(trainer, steps=steps_of(before))
+    return job.outcome(trainer, {"end": weights_of(trainer.model)}, steps=steps_of(before))

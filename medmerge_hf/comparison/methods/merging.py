@@ -12,7 +12,7 @@ from ...networks.backbone import backbone_module
 from ...runs.build import choose_sources
 from ...sources.reference import short_name
 from ...training.distillation import Teachers
-from ..job import Job, steps_of, validation_f1
+from ..job import Job, steps_of, validation_f1, weights_of
 from ..registry import OURS, method
 from ..run_store import Outcome
 from .single_source import FINE_TUNED
@@ -84,7 +84,8 @@ def medmerge(
     trainer = job.trainer(model, "finetune", teachers)
     trainer.train()
     merged = {split: middle.scores(split)["macro_f1"] for split in middle.labels}
-    return job.outcome(trainer, depth=depth, merged=merged, steps=middle.notes["steps"])
+    states = {} if teachers is None else {"end": weights_of(trainer.model)}
+    return job.outcome(trainer, states, depth=depth, merged=merged, steps=middle.notes["steps"])
 
 
 @method(f"{OURS} of fine-tuned", needs=(FINE_TUNED,), tries_rates=False)

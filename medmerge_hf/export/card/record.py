@@ -18,12 +18,17 @@ from ...evaluation.compute_metrics import make_compute_metrics
 from ...sources.reference import source_name
 
 
-Stage = Literal["merge", "head", "finetune"]
+Stage = Literal["merge", "head", "finetune", "match"]
 
 METHOD = "MedMerge"
 
 # After which stage a figure was measured.
-AFTER: dict[str, str] = {"merge": "merged", "head": "head trained", "finetune": "fine-tuned"}
+AFTER: dict[str, str] = {
+    "merge": "merged",
+    "head": "head trained",
+    "finetune": "fine-tuned",
+    "match": "shares matched",
+}
 
 # Of TrainingArguments, what every stage is told by; of the others only what is not at its default.
 ALWAYS = (
@@ -85,14 +90,29 @@ def record_training(
     settings |= dict(more or {})
     if state.best_metric is not None:
         settings |= {"metric_for_best_model": args.metric_for_best_model, "best_metric": state.best_metric}
-    earlier = {} if stage != "finetune" else {**config.record.get("training", {})}
-    results = [row for row in config.record.get("results", []) if earlier and row["after"] != AFTER[stage]]
+    noted = config.record.get("training", {}) if stage == "finetune" else {}
+    earlier = {name: told for name, told in noted.items() if name != "match"}
+    later = (AFTER[stage], AFTER["match"])
+    results = [row for row in config.record.get("results", []) if earlier and row["after"] not in later]
     config.record = {
         **config.record,
         "training": {**earlier, stage: settings},
         "results": results,
         "versions": versions(),
     }
+
+
+def record_match(config: MedMergeConfig, images: int, shift: Sequence[float]) -> None:
+    """Note that the head's biases were set by how often images without labels are said to be of each class.
+
+    Args:
+        config: of the model; changed.
+        images: how many.
+        shift: what was added to the logits.
+    """
+    added = ", ".join(f"{name} {value:+.2f}" for name, value in zip(config.id2label.values(), shift, strict=True))
+    told = {"images": images, "added_to_the_logits": added}
+    config.record = {**config.record, "training": {**config.record.get("training", {}), "match": told}}
 
 
 def chosen_settings(args: Any) -> dict[str, Any]:
@@ -156,7 +176,9 @@ def record_result(
         labels: where an image may have several, of each by itself: metric -> value.
         counted: `confusion` and `reliability` of [`evaluation.counted`], for pictures.
     """
-    stage = next((stage for stage in ("finetune", "head") if stage in config.record.get("training", {})), "merge")
+    stage = next(
+        (stage for stage in ("match", "finetune", "head") if stage in config.record.get("training", {})), "merge"
+    )
     place = {"method": method_name(config), "after": AFTER[stage], "split": split}
     others = [row for row in config.record.get("results", []) if not place.items() <= row.items()]
     row = {**place, "images": images, "metrics": dict(metrics), "resamples": resamples}

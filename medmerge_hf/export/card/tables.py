@@ -10,7 +10,7 @@ from .record import AFTER, ALWAYS, METHOD, TAKEN
 
 Table = tuple[list[str], list[list[str]]]
 
-TITLES = {"merge": "merge stage", "head": "head alone", "finetune": "fine-tuning"}
+TITLES = {"merge": "merge stage", "head": "head alone", "finetune": "fine-tuning", "match": "shares of the classes"}
 
 
 def data_rows(data: Mapping[str, Any], classes: Iterable[str]) -> Table:
@@ -81,14 +81,15 @@ def _value(settings: Mapping[str, Any], name: str) -> str:
 
 
 def results_rows(results: Sequence[Mapping[str, Any]]) -> Table:
-    """Figures with their intervals, those of the fine-tuned model last.
+    """Figures with their intervals, those of the last stage last.
 
     Args:
         results: of [`record_result`].
     """
     metrics = in_order({metric for row in results for metric in row["metrics"]}, METRICS)
     rows = []
-    for row in sorted(results, key=lambda row: (row["split"], row["after"] == AFTER["finetune"])):
+    last = {AFTER["finetune"]: 1, AFTER["match"]: 2}
+    for row in sorted(results, key=lambda row: (row["split"], last.get(row["after"], 0))):
         method = METHOD if row["method"] == METHOD else f"{row['method']} alone"
         cells = [_interval(row["metrics"][metric]) if metric in row["metrics"] else "" for metric in metrics]
         rows.append([method, row["after"], row["split"], *cells, str(row["images"])])
