@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 from tiny import network
+
+from medmerge_hf import load_target
 
 
 SCRIPT = """
@@ -124,10 +127,13 @@ def test_the_recipe_runs_in_two_processes_and_one_of_them_writes(vessels, tmp_pa
         timm.models.save_for_hf(network(seed), tmp_path / str(seed), safe_serialization=True)
     stage = "{num_train_epochs: 1, use_cpu: true, disable_tqdm: true, per_device_train_batch_size: 4}"
     text = f"sources: [{tmp_path}/0, {tmp_path}/1]\ndata: {vessels}\nimage_size: 32\nresamples: 10\n"
+    few = {"label_fraction": 0.5, "unlabelled": True}
+    text += yaml.safe_dump({**few, "match_shares": True})
     (tmp_path / "config.yaml").write_text(f"{text}merge: {stage}\nfinetune: {stage}\n")
     for _ in range(2):  # the second time it finds everything done
         launch(2, RECIPES / "train.py", tmp_path / "config.yaml", "--output_dir", tmp_path / "out")
     record = json.loads((tmp_path / "out" / "medmerge" / "config.json").read_text())["record"]
     assert [record["training"][stage]["processes"] for stage in ("merge", "finetune")] == [2, 2]
-    assert record["training"]["merge"]["steps_taken"] == 3  # 24 images, 2 x 4 a step
-    assert [row["images"] for row in record["results"]] == [12, 12]
+    assert record["training"]["merge"]["steps_taken"] == 2  # 12 images, 2 x 4 a step
+    assert record["training"]["match"]["images"] == len(load_target(vessels, **few).unlabelled)
+    assert [row["images"] for row in record["results"]] == [12, 12, 12]
