@@ -115,7 +115,8 @@ def evaluate(trainer: MedMergeTrainer, target: Any, prefix: str, record: int = 0
     if record:
         split = "test" if "test" in target else "validation"
         trainer.record_results(ImageDataset(target[split], transform), split, record)
-    return {key: value for key, value in figures.items() if "per_second" not in key and key != "epoch"}
+    of_time = ("per_second", "model_preparation_time")
+    return {k: value for k, value in figures.items() if k != "epoch" and not any(one in k for one in of_time)}
 
 
 def whole_arguments(settings: Settings) -> MedMergeTrainingArguments:

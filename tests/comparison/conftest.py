@@ -29,8 +29,6 @@ METHODS = [
     "MedMerge distilled",
     "distilled with noise for sources",
     "best single source matched",
-    "distilled matched",
-    "self-trained matched",
     "MedMerge distilled matched",
 ]
 

@@ -33,7 +33,7 @@ def test_methods_are_set_against_their_controls(finished):
 def test_no_run_is_repeated(finished):
     config, _ = finished
     stamps = {file: file.stat().st_mtime_ns for file in (config.parent / "out" / "runs").glob("*/run.json")}
-    assert len(stamps) == 2 * 5 + 18  # a linear probe and four ways for each source, eighteen methods of both
+    assert len(stamps) == 2 * 5 + 16  # a linear probe and four ways for each source, sixteen methods of both
     main([str(config)])
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
 

@@ -135,5 +135,5 @@ def test_the_recipe_runs_in_two_processes_and_one_of_them_writes(vessels, tmp_pa
     record = json.loads((tmp_path / "out" / "medmerge" / "config.json").read_text())["record"]
     assert [record["training"][stage]["processes"] for stage in ("merge", "finetune")] == [2, 2]
     assert record["training"]["merge"]["steps_taken"] == 2  # 12 images, 2 x 4 a step
-    assert record["training"]["match"]["images"] == len(load_target(vessels, **few).unlabelled)
+    assert record["training"]["match"]["unlabelled_images"] == len(load_target(vessels, **few).unlabelled)
     assert [row["images"] for row in record["results"]] == [12, 12, 12]

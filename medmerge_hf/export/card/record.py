@@ -111,7 +111,7 @@ def record_match(config: MedMergeConfig, images: int, shift: Sequence[float]) ->
         shift: what was added to the logits.
     """
     added = ", ".join(f"{name} {value:+.2f}" for name, value in zip(config.id2label.values(), shift, strict=True))
-    told = {"images": images, "added_to_the_logits": added}
+    told = {"unlabelled_images": images, "added_to_the_logits": added}
     config.record = {**config.record, "training": {**config.record.get("training", {}), "match": told}}
 
 
