@@ -23,8 +23,8 @@ from torch import nn
 from transformers import TrainerCallback
 
 from medmerge_hf.comparison.compare import make_plan
-from medmerge_hf.comparison.job import Job, validation_f1
-from medmerge_hf.comparison.methods.distilling import of_sources, probed, tuned_sources
+from medmerge_hf.comparison.job import Job
+from medmerge_hf.comparison.methods.distilling import of_sources, probed, tuned_sources, validated
 from medmerge_hf.comparison.methods.single_source import FINE_TUNED, PROBE
 from medmerge_hf.comparison.registry import METHODS
 from medmerge_hf.comparison.run_store import Outcome
@@ -116,7 +116,7 @@ def student_for(job: Job, changes: list[str]) -> MedMergeModel:
     if OTHER in changes:
         place = 1 - place
     if ALONE in changes:
-        place = int(np.argmax([validation_f1(outcome) for outcome in job.earlier[FINE_TUNED]]))
+        place = validated(job)
     if TRAINED in changes:
         return job.trained(job.earlier[FINE_TUNED][place].states["end"], place)
     return job.single(place)

@@ -67,6 +67,11 @@ class Target(datasets.DatasetDict):
         """Names of the labels, in the order of their indices."""
         return list(self._names or self["train"].features["label"].names)
 
+    def counts(self, split: str) -> np.ndarray:
+        """How many images of a split have each label, `[K]`."""
+        labels = np.asarray(self[split]["label"])
+        return labels.sum(0) if self.multi_label else np.bincount(labels, minlength=len(self.classes))
+
 
 class ImageDataset(torch.utils.data.Dataset):
     """A split as a `Trainer` takes it: `pixel_values` and `labels`; of images without a label, `pixel_values` alone.

@@ -25,7 +25,7 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.page import Grid, Section, render_page
 from ..export.card.data_card import in_order, pixel_lines
 from ..export.card.kernel_plot import draw_kernel_weights
-from ..export.card.record import method_name
+from ..export.card.record import AFTER, method_name
 from ..export.card.tables import (
     Table,
     choice_rows,
@@ -40,7 +40,6 @@ from ..networks.build import MULTI_LABEL
 from ..sources.reference import source_name
 from .history import read_histories
 from .run_folder import RESULTS
-from .stages import MATCHED
 
 
 DRAWN = 30  # classes up to which a confusion matrix is drawn
@@ -128,7 +127,7 @@ def figures_rows(figures: Mapping[str, float]) -> Table:
     metrics = [name for name in METRICS if f"finetuned_validation_{name}" in figures]
     rows = [
         [stage, split, *(f"{figures[f'{key}_{split}_{name}']:.3f}" for name in metrics)]
-        for key, stage in (("merged", "merged"), ("finetuned", "fine-tuned"), (MATCHED, "shares matched"))
+        for key, stage in (("merged", AFTER["merge"]), ("finetuned", AFTER["finetune"]), ("matched", AFTER["match"]))
         for split in ("validation", "test")
         if f"{key}_{split}_macro_f1" in figures
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ..errors import OutputDirError
-from ..export.staging import PAGE
+from ..export.staging import PAGE, export_files
 from .options import STAGES
 from .settings import Settings
 
@@ -63,8 +63,10 @@ def _held(folder: Path, record: Path, mine: str) -> str:
 
 
 def figures_of_finished(folder: Path) -> dict[str, float] | None:
-    """The figures of a run that is over, which has a page; nothing of one that is not."""
-    return json.loads((folder / RESULTS).read_text()) if (folder / PAGE).is_file() else None
+    """The figures of a run that is over, which has weights and its page; nothing of one that is not."""
+    found = export_files(folder)
+    over = PAGE in found and any(path.startswith("model") for path in found)
+    return json.loads((folder / RESULTS).read_text()) if over else None
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -29,9 +29,6 @@ from .settings import Settings
 from .stage_arguments import fresh_accelerator
 
 
-MATCHED = "matched"  # what the figures' names begin with after [`match_shares`]
-
-
 def make_trainer(
     model: MedMergeModel,
     target: Any,
@@ -185,7 +182,7 @@ def match_shares(model: MedMergeModel, target: Any, settings: Settings, record: 
         return {}
     trainer = make_trainer(model, target, settings, settings.finetune)
     match_on_unlabelled(trainer, target)
-    return evaluate(trainer, target, MATCHED, record)
+    return evaluate(trainer, target, "matched", record)
 
 
 def match_on_unlabelled(trainer: MedMergeTrainer, target: Any) -> None:
@@ -200,8 +197,8 @@ def match_on_unlabelled(trainer: MedMergeTrainer, target: Any) -> None:
     """
     if target.unlabelled is None:
         raise SettingsError("The shares of the classes are matched on images without a label: say unlabelled.")
-    shares = log_priors(target["train"]["label"], len(target.classes)).exp()
-    match_class_shares(trainer, ImageDataset(target.unlabelled, eval_transform(trainer.model)), shares)
+    images = ImageDataset(target.unlabelled, eval_transform(trainer.model))
+    match_class_shares(trainer, images, target.counts("train"))
 
 
 def lp_ft(model: MedMergeModel, target: Any, settings: Settings, record: int = 0) -> dict[str, float]:

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from medmerge_hf.errors import OutputDirError
-from medmerge_hf.runs.run_folder import claim_output_dir, recipe_of
+from medmerge_hf.runs.run_folder import claim_output_dir, figures_of_finished, recipe_of
 from medmerge_hf.runs.settings import make_settings
 
 
@@ -25,6 +25,18 @@ def test_a_run_that_is_over_may_be_pushed(options):
     pushed = {**options, "push_to_hub": True, "hub_model_id": "me/net", "hub_private_repo": True}
     assert claim_output_dir(make_settings(pushed)) == folder
     assert "me/net" not in (folder / "run.yaml").read_text()
+
+
+def test_a_run_is_over_once_its_weights_and_its_own_page_are_there(tmp_path):
+    (tmp_path / "all_results.json").write_text('{"macro_f1": 0.5}')
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert figures_of_finished(tmp_path) is None
+    (tmp_path / "report.html").write_text("somebody else's")
+    assert figures_of_finished(tmp_path) is None
+    (tmp_path / "report.html").write_text('<meta name="generator" content="medmerge_hf">')
+    assert figures_of_finished(tmp_path) == {"macro_f1": 0.5}
+    (tmp_path / "model.safetensors").unlink()
+    assert figures_of_finished(tmp_path) is None
 
 
 def test_foreign_files_are_left_alone_and_half_a_record_is_not_foreign(options, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...modeling_medmerge import MedMergeModel
 from ...training.distillation import Teachers
-from ..job import Job, steps_of, weights_of
+from ..job import Job, steps_of, validation_f1, weights_of
 from ..registry import OURS, method
 from ..run_store import Outcome
 from .averaging import mean_outcome
@@ -22,6 +22,11 @@ TAUGHT, SELF_TAUGHT, TAUGHT_MERGE = "distilled", "self-trained", f"{OURS} distil
 def probed(job: Job) -> int:
     """Place of the source of which a linear probe promises most."""
     return int(np.argmax([outcome.notes["probe"] for outcome in job.earlier[PROBE]]))
+
+
+def validated(job: Job) -> int:
+    """Place of the fine-tuned source that is best on validation."""
+    return int(np.argmax([validation_f1(outcome) for outcome in job.earlier[FINE_TUNED]]))
 
 
 @method(

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ...configuration_medmerge import MedMergeConfig
@@ -18,11 +17,11 @@ from ...evaluation.compute_metrics import make_compute_metrics
 from ...sources.reference import source_name
 
 
-Stage = Literal["merge", "head", "finetune", "match"]
+Stage = Literal["merge", "head", "finetune"]
 
 METHOD = "MedMerge"
 
-# After which stage a figure was measured.
+# After which stage a figure was measured, in their order.
 AFTER: dict[str, str] = {
     "merge": "merged",
     "head": "head trained",
@@ -58,11 +57,8 @@ def record_data(config: MedMergeConfig, target: Any) -> None:
         config: of the model; changed.
         target: of [`load_target`].
     """
-    splits, images = {}, {split: len(rows) for split, rows in target.items()}
-    for split, rows in target.items():
-        labels = np.asarray(rows["label"])
-        counts = labels.sum(0) if target.multi_label else np.bincount(labels, minlength=len(target.classes))
-        splits[split] = {name: int(count) for name, count in zip(target.classes, counts, strict=True)}
+    images = {split: len(rows) for split, rows in target.items()}
+    splits = {split: dict(zip(target.classes, target.counts(split).tolist(), strict=True)) for split in target}
     origin = {"name": target.name, "hub_id": target.hub_id, "revision": target.revision}
     if target.pixel_rule:
         origin["pixel_rule"] = target.pixel_rule
@@ -176,9 +172,8 @@ def record_result(
         labels: where an image may have several, of each by itself: metric -> value.
         counted: `confusion` and `reliability` of [`evaluation.counted`], for pictures.
     """
-    stage = next(
-        (stage for stage in ("match", "finetune", "head") if stage in config.record.get("training", {})), "merge"
-    )
+    training = config.record.get("training", {})
+    stage = next((stage for stage in reversed(AFTER) if stage in training), "merge")
     place = {"method": method_name(config), "after": AFTER[stage], "split": split}
     others = [row for row in config.record.get("results", []) if not place.items() <= row.items()]
     row = {**place, "images": images, "metrics": dict(metrics), "resamples": resamples}
